@@ -1,0 +1,22 @@
+//! From a recipe to an artefact: recipe, registry of methods, plan, session, artefact, report.
+//!
+//! ```text
+//! Recipe -> Plan -> Session -> Finished -> artefact and report
+//! ```
+//!
+//! Each arrow is a type that is made from the last. [`init_compression`] and [`redundancy_clean`]
+//! are the same road under DeepSpeed's names.
+
+pub mod artefact;
+mod deepspeed_api;
+mod plan;
+pub mod recipe;
+mod registry;
+pub mod report;
+mod session;
+
+pub use deepspeed_api::{InitError, init_compression, redundancy_clean};
+pub use plan::{Composer, Plan};
+pub use recipe::{Recipe, RecipeError};
+pub use registry::{NameTaken, Registry};
+pub use session::{CalibrationError, FinishError, Finished, FinishedLayer, Session, Trainable, Trained};

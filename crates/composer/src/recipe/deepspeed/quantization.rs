@@ -1,0 +1,181 @@
+//! `weight_quantization` and `activation_quantization`, handed to the native methods.
+
+use super::groups::{self, Group};
+use crate::recipe::{Entry, Recipe};
+use briquette_core::fields::{Fields, FromJson};
+use briquette_core::{Diagnostics, Problem};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// Settings of a native method and where the DeepSpeed recipe states each of them.
+#[derive(Clone, Default)]
+struct Translated {
+    settings: Map<String, Value>,
+    aliases: BTreeMap<String, String>,
+}
+
+impl Translated {
+    /// Native `key` is `value`, stated at `place`.
+    fn put(&mut self, key: &str, value: Value, place: String) {
+        self.settings.insert(key.into(), value);
+        self.aliases.insert(key.into(), place);
+    }
+
+    fn entry(mut self, method: &str, group: Group<'_>, faulty: bool) -> Entry {
+        self.settings.insert("arithmetic".into(), json!("deepspeed"));
+        self.aliases.insert("on".into(), format!("{}.modules", group.place));
+        Entry {
+            place: group.place,
+            method: method.into(),
+            settings: Value::Object(self.settings),
+            selector: group.selector,
+            aliases: self.aliases,
+            faulty,
+        }
+    }
+}
+
+/// DeepSpeed's `quantization_type` as native `symmetric`. A word of neither meaning is reported here.
+fn symmetry(shared: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics) {
+    let place = shared.place_of("quantization_type");
+    let types = [("symmetric", true), ("asymmetric", false)];
+    let symmetric = shared.choice("quantization_type", &types, out).unwrap_or(true);
+    to.put("symmetric", json!(symmetric), place);
+}
+
+fn offset(shared: &mut Fields<'_>, default: usize, to: &mut Translated, out: &mut Diagnostics) {
+    let start = shared.optional("schedule_offset", out).unwrap_or(default);
+    to.put("start", json!(start), shared.place_of("schedule_offset"));
+}
+
+/// Reads a technique's shared block and all its groups, and appends an entry for each group.
+fn technique(
+    f: &mut Fields<'_>,
+    name: &'static str,
+    recipe: &mut Recipe,
+    shared: fn(&mut Fields<'_>, &mut Translated, &mut Diagnostics),
+    params: fn(&mut Fields<'_>, &mut Translated, &mut Diagnostics),
+) {
+    let out = &mut recipe.problems;
+    let Some(mut technique) = groups::technique(f, name, out) else { return };
+    let before = out.len();
+    let Some(mut block) = groups::shared(&mut technique, out) else { return };
+    let enabled = block.optional("enabled", out).unwrap_or(false);
+    let mut common = Translated::default();
+    shared(&mut block, &mut common, out);
+    block.finish(out);
+    let shared_faulty = out.len() > before;
+    let groups = groups::groups(&mut technique, enabled, out);
+    technique.finish(out);
+    for mut group in groups {
+        let before = out.len();
+        let mut own = common.clone();
+        params(&mut group.params, &mut own, out);
+        let fields = std::mem::replace(&mut group.params, empty_fields());
+        fields.finish(out);
+        if enabled {
+            recipe.entries.push(own.entry(name, group, shared_faulty || out.len() > before));
+        }
+    }
+}
+
+fn empty_fields() -> Fields<'static> {
+    static EMPTY: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| json!({}));
+    Fields::open(&EMPTY, "", &mut Diagnostics::new()).expect("it is an object")
+}
+
+pub(super) fn weights(f: &mut Fields<'_>, recipe: &mut Recipe) {
+    technique(f, "weight_quantization", recipe, weight_shared, weight_params);
+}
+
+fn weight_shared(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics) {
+    symmetry(f, to, out);
+    offset(f, 0, to, out);
+    let groups = f.optional::<usize>("quantize_groups", out).unwrap_or(1);
+    let place = f.place_of("quantize_groups");
+    if groups == 0 {
+        out.add(&place, Problem::Range { value: "0".into(), expected: "at least 1".into() });
+    }
+    to.put("granularity", json!({"groups": groups.max(1)}), place);
+    let roundings = [("nearest", "nearest"), ("stochastic", "stochastic")];
+    let rounding = f.choice("rounding", &roundings, out).unwrap_or("nearest");
+    to.put("rounding", json!(rounding), f.place_of("rounding"));
+    // Whether DeepSpeed quantizes in the forward pass or in the optimizer's step makes no difference
+    // without training and without a bit schedule; a bit schedule is refused below.
+    f.optional::<bool>("quantize_weight_in_forward", out);
+    // Only says how much DeepSpeed prints; the plan lists every layer anyway.
+    f.optional::<bool>("quantize_verbose", out);
+    if f.optional("quantizer_kernel", out).unwrap_or(false) {
+        let what = "`quantizer_kernel` (DeepSpeed's own CUDA kernel)".into();
+        out.add(f.place_of("quantizer_kernel"), Problem::NotAvailable { what });
+    }
+    mixed(f, out);
+}
+
+/// `fp16_mixed_quantize`, a training schedule.
+fn mixed(f: &mut Fields<'_>, out: &mut Diagnostics) {
+    let place = f.place_of("fp16_mixed_quantize");
+    let Some(value) = f.raw("fp16_mixed_quantize") else { return };
+    let Some(mut f) = Fields::open(value, place, out) else { return };
+    let enabled = f.optional("enabled", out).unwrap_or(false);
+    let place = f.place_of("quantize_change_ratio");
+    if let Some(ratio) = f.optional::<f64>("quantize_change_ratio", out)
+        && !(ratio > 0.0 && ratio <= 1.0)
+    {
+        out.add(place, Problem::Range { value: ratio.to_string(), expected: "over 0 and at most 1".into() });
+    }
+    if enabled {
+        let what = "fp16_mixed_quantize (quantization while training)".into();
+        out.add(f.place().to_string(), Problem::NotAvailable { what });
+    }
+    f.finish(out);
+}
+
+fn weight_params(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics) {
+    let start = f.required::<u64>("start_bits", out);
+    let place = f.place_of("target_bits");
+    let target = f.required::<u64>("target_bits", out);
+    f.optional::<usize>("quantization_period", out);
+    if let Some(target) = target {
+        to.put("bits", json!(target), place.clone());
+    }
+    let (Some(start), Some(target)) = (start, target) else { return };
+    if start == 0 && target == 0 {
+        // One mistake; the method reports it for `target_bits`.
+    } else if !(1..=32).contains(&start) {
+        let problem = Problem::Range { value: start.to_string(), expected: "a bit width of 1 to 32".into() };
+        out.add(f.place_of("start_bits"), problem);
+    } else if start < target {
+        let text = format!("{start} bits at the start are fewer than {target} at the end");
+        out.add(f.place_of("start_bits"), Problem::Conflict(text));
+    } else if start > target && target > 0 {
+        let what = format!("a schedule from {start} to {target} bits (quantization while training)");
+        out.add(f.place_of("start_bits"), Problem::NotAvailable { what });
+    }
+}
+
+pub(super) fn activations(f: &mut Fields<'_>, recipe: &mut Recipe) {
+    technique(f, "activation_quantization", recipe, activation_shared, activation_params);
+}
+
+fn activation_shared(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics) {
+    symmetry(f, to, out);
+    // The default in DeepSpeed's code; its documentation says 0.
+    offset(f, 1000, to, out);
+    let place = f.place_of("range_calibration");
+    let ranges = [("dynamic", "dynamic"), ("static", "static")];
+    let range = f.choice("range_calibration", &ranges, out).unwrap_or("dynamic");
+    to.put("range", json!(range), place.clone());
+    if range == "static" {
+        to.put("observer", json!("moving_average"), place);
+    }
+}
+
+fn activation_params(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics) {
+    let place = f.place_of("bits");
+    if let Some(bits) = f.required::<Value>("bits", out) {
+        // The method reports a value that is no width at this place.
+        let bits = u64::from_json(&bits).map_or(bits, |n| json!(n));
+        to.put("bits", bits, place);
+    }
+}

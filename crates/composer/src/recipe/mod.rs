@@ -1,0 +1,112 @@
+//! A recipe as written: which methods with which settings on which layers.
+//!
+//! Two schemas are read, told apart by their root key: the native one (`steps`, see [`native`]) and
+//! DeepSpeed's (`compression_training`, see [`deepspeed`]).
+
+pub mod deepspeed;
+mod json;
+pub mod native;
+
+use briquette_core::fields::type_problem;
+use briquette_core::{Diagnostics, Problem, Selector};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Techniques that recipes may name and this version does not carry out yet.
+pub(crate) const NOT_BUILT: [&str; 5] =
+    ["layer_reduction", "sparse_pruning", "row_pruning", "head_pruning", "channel_pruning"];
+
+/// One entry of a recipe: one method on one selection of layers.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Place in the recipe's JSON.
+    pub place: String,
+    /// Name of the method.
+    pub method: String,
+    /// The method's settings, without the selection.
+    pub settings: Value,
+    /// Which layers.
+    pub selector: Selector,
+    /// Where the recipe states a key of the method's settings, if not at `place.key`.
+    pub aliases: BTreeMap<String, String>,
+    /// Whether the entry already has problems of its own that were reported.
+    pub faulty: bool,
+}
+
+/// A recipe as written, with the problems that can be seen without a model.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// The entries that could be read, in order.
+    pub entries: Vec<Entry>,
+    /// What is wrong with the recipe itself. A plan reports it together with what is wrong for the
+    /// model at hand.
+    pub problems: Diagnostics,
+    /// The JSON as read.
+    pub source: Value,
+}
+
+/// A recipe that is no JSON at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Not JSON, or a key stands twice in one object.
+    #[error("{}: {source}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong.
+        source: serde_json::Error,
+    },
+}
+
+impl Recipe {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no JSON. Problems of its content are kept for the plan.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, RecipeError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RecipeError::Read { path: path.into(), source })?;
+        Self::from_json(&text).map_err(|source| RecipeError::Syntax { path: path.into(), source })
+    }
+
+    /// Reads JSON text.
+    ///
+    /// # Errors
+    /// When the text is no JSON, or a key stands twice in one object.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        json::parse(text).map(|value| Self::from_value(&value))
+    }
+
+    /// Reads a JSON value; what is wrong with it is in [`problems`](Self::problems).
+    pub fn from_value(value: &Value) -> Self {
+        let mut recipe = Self { entries: vec![], problems: Diagnostics::new(), source: value.clone() };
+        let has = |key: &str| value.get(key).is_some();
+        match (value.is_object(), has("steps"), has("compression_training")) {
+            (false, ..) => recipe.problems.add("recipe", type_problem("an object", value)),
+            (_, true, true) => {
+                let text = "`steps` and `compression_training` are two schemas; a recipe has one of them";
+                recipe.problems.add("recipe", Problem::Conflict(text.into()));
+            }
+            (_, _, true) => deepspeed::read(value, &mut recipe),
+            _ => native::read(value, &mut recipe),
+        }
+        if recipe.entries.is_empty() && recipe.problems.is_empty() {
+            recipe.problems.add("recipe", Problem::Conflict("asks for nothing".into()));
+        }
+        recipe
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! The end of a session: a plain or packed model and what the artefact says of it.
+
+use super::view::Setting;
+use super::walk::FieldPath;
+use super::{CalibrationError, Chain, Layers, Session};
+use crate::plan::Plan;
+use briquette_core::{
+    CodeKind, CodedWeight, InputQuantization, Left, SessionState, Site, from_canonical, host_floats, stop,
+    to_canonical,
+};
+use briquette_kernels::{Code, PackedMatrix, pack_rows};
+use briquette_nn::LayerMut;
+use burn::module::{ModuleMapper, Param};
+use burn::prelude::*;
+use std::collections::{BTreeMap, HashMap};
+
+/// Why a session cannot be finished.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinishError {
+    /// Static ranges were never calibrated.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+}
+
+/// What was done to one weight.
+#[derive(Debug, Clone)]
+pub struct FinishedLayer {
+    /// The layer.
+    pub site: Site,
+    /// What each method leaves, in order.
+    pub left: Vec<(String, Left)>,
+    /// Frobenius norm of the change, relative to that of the weight.
+    pub relative_error: f64,
+}
+
+impl FinishedLayer {
+    /// The weight as codes, where a method left it so.
+    pub fn coded(&self) -> Option<&CodedWeight> {
+        self.left.iter().rev().find_map(|(_, left)| match left {
+            Left::Coded(coded) => Some(coded),
+            _ => None,
+        })
+    }
+}
+
+/// The outcome of a session.
+pub struct Finished<B: Backend, M: Module<B>> {
+    /// The model with its weights changed for good and its inputs quantized as planned; nothing of
+    /// the session is left in it.
+    pub model: M,
+    /// What was done to which weight, in model order.
+    pub layers: Vec<FinishedLayer>,
+    /// Input quantization by layer name.
+    pub inputs: BTreeMap<String, InputQuantization>,
+    /// The plan it came from.
+    pub plan: Plan<B>,
+    walk: Option<Layers<B, M>>,
+}
+
+impl<B: Backend, M: Module<B>> Session<B, M> {
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// When static input ranges are unknown.
+    pub fn finish(self) -> Result<Finished<B, M>, FinishError> {
+        self.finish_with(&mut |_, _| {})
+    }
+
+    /// [`finish`](Self::finish) that reports its progress: weights done, weights in all.
+    ///
+    /// # Errors
+    /// When static input ranges are unknown.
+    pub fn finish_with(
+        mut self,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Finished<B, M>, FinishError> {
+        self.calibrated()?;
+        let trained = self.trained.take().expect("taken out only within `step`");
+        let total = self.chains.len();
+        let mut bake = Bake {
+            at: FieldPath::default(),
+            state: &trained.state,
+            chains: std::mem::take(&mut self.chains),
+            layers: Vec::with_capacity(total),
+            progress,
+            total,
+        };
+        let mut model = trained.model.map(&mut bake);
+        let layers = bake.layers;
+        self.set_inputs(&mut model, |input| Setting { quantize: Some(input.range_now()), observe: false });
+        let inputs = self
+            .inputs
+            .values()
+            .map(|i| (i.site.name.clone(), InputQuantization { range: i.range_now(), ..i.quantization }))
+            .collect();
+        Ok(Finished { model, layers, inputs, plan: self.plan, walk: self.layers })
+    }
+}
+
+struct Bake<'a, B: Backend> {
+    at: FieldPath,
+    state: &'a SessionState<B>,
+    chains: HashMap<String, Chain<B>>,
+    layers: Vec<FinishedLayer>,
+    progress: &'a mut dyn FnMut(usize, usize),
+    total: usize,
+}
+
+impl<B: Backend> ModuleMapper<B> for Bake<'_, B> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.at.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.at.leave();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let Some((path, kind)) = self.at.weight() else { return param };
+        let Some(chain) = self.chains.remove(&path) else { return param };
+        let (native, trainable) = (param.dims(), param.is_require_grad());
+        param.map(|weight| {
+            let original = stop(to_canonical(kind, weight));
+            let mut left = Vec::new();
+            let weight = chain.links.into_iter().fold(original.clone(), |w, link| {
+                let outcome = link.stage.finish(self.state, w);
+                left.push((link.method, outcome.left));
+                stop(outcome.weight)
+            });
+            let relative_error = relative_error(original, weight.clone());
+            self.layers.push(FinishedLayer { site: chain.site, left, relative_error });
+            (self.progress)(self.layers.len(), self.total);
+            // A leaf again, so that the model can be trained on.
+            from_canonical(kind, weight, native).set_require_grad(trainable)
+        })
+    }
+}
+
+/// `|a - b| / |a|` in the Frobenius norm; 0 where both are zero.
+fn relative_error<B: Backend>(original: Tensor<B, 2>, changed: Tensor<B, 2>) -> f64 {
+    let square = |t: Tensor<B, 2>| f64::from(host_floats(t.square().sum())[0]);
+    let norm = square(original.clone());
+    let error = square(original - changed);
+    if norm > 0.0 { (error / norm).sqrt() } else { 0.0 }
+}
+
+impl<B: Backend, M: Module<B>> Finished<B, M> {
+    /// The model with every coded weight packed into its drop-in layer, whose float weight is freed.
+    /// Weights of other layers stay as they are.
+    pub fn pack(self) -> M {
+        let Self { mut model, layers, walk, .. } = self;
+        let Some(walk) = walk else { return model };
+        let coded: HashMap<&str, &CodedWeight> =
+            layers.iter().filter_map(|l| Some((l.site.path.as_str(), l.coded()?))).collect();
+        let device = model.devices().into_iter().next().unwrap_or_default();
+        walk(&mut model, &mut |at, layer| {
+            let Some(coded) = coded.get(at.path()) else { return };
+            set_packed(layer, packed_matrix(coded, &device));
+        });
+        model
+    }
+}
+
+/// A coded weight on a device.
+pub(crate) fn packed_matrix<B: Backend>(coded: &CodedWeight, device: &B::Device) -> PackedMatrix<B> {
+    let [rows, columns] = coded.shape;
+    let words = pack_rows(&coded.codes, rows, columns, coded.bits);
+    let (scales, zeros) = (coded.scales.clone(), coded.zeros.clone());
+    PackedMatrix::new(words, scales, zeros, coded.bits, code_of(coded.kind), coded.shape, coded.group, device)
+}
+
+/// The kernels' word for a kind of code.
+pub(crate) fn code_of(kind: CodeKind) -> Code {
+    match kind {
+        CodeKind::Symmetric => Code::Symmetric,
+        CodeKind::Asymmetric => Code::Asymmetric,
+        CodeKind::Binary => Code::Binary,
+    }
+}
+
+/// Puts a packed weight into whatever drop-in layer it is for.
+pub(crate) fn set_packed<B: Backend>(layer: LayerMut<'_, B>, packed: PackedMatrix<B>) {
+    match layer {
+        LayerMut::Linear(l) => l.set_packed(packed),
+        LayerMut::Embedding(l) => l.set_packed(packed),
+        LayerMut::Conv2d(l) => l.set_packed(packed),
+        _ => {}
+    }
+}

@@ -1,0 +1,117 @@
+//! The view: a copy of the model that computes with transformed weights and quantized inputs.
+
+use super::walk::FieldPath;
+use super::{Chain, Input, Session};
+use briquette_core::{Clock, InputRange, SessionState, from_canonical, to_canonical};
+use briquette_nn::LayerMut;
+use burn::module::{ModuleMapper, Param};
+use burn::prelude::*;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+impl<B: Backend, M: Module<B>> Session<B, M> {
+    /// The model as compressed so far. Gradients of its weights reach the session's model.
+    ///
+    /// What cannot change from step to step is transformed once and kept.
+    pub fn view(&self) -> M {
+        let parts = self.parts();
+        let mut transform = Transform {
+            at: FieldPath::default(),
+            clock: self.clock,
+            state: &parts.state,
+            chains: &self.chains,
+            cache: &self.cache,
+        };
+        let mut view = parts.model.clone().map(&mut transform);
+        self.set_inputs(&mut view, |input| {
+            if !input.schedule.active(self.clock) {
+                return Setting { quantize: None, observe: false };
+            }
+            // While training, a range that follows the data keeps being observed.
+            let observe = self.clock != Clock::Finished && input.observer.is_some();
+            Setting { quantize: Some(input.range_now()), observe }
+        });
+        view
+    }
+
+    /// Sets the input quantization of every planned layer of `model`.
+    pub(super) fn set_inputs(&self, model: &mut M, setting: impl Fn(&Input) -> Setting) {
+        let Some(layers) = self.layers else { return };
+        layers(model, &mut |at, layer| {
+            let Some(input) = self.inputs.get(at.path()) else { return };
+            let Setting { quantize, observe } = setting(input);
+            let quantization =
+                quantize.map(|range| briquette_core::InputQuantization { range, ..input.quantization });
+            let observer = input.observer.clone().filter(|_| observe);
+            match layer {
+                LayerMut::Linear(l) => {
+                    l.set_input_quantization(quantization);
+                    l.observe_input(observer);
+                }
+                LayerMut::Conv2d(l) => {
+                    l.set_input_quantization(quantization);
+                    l.observe_input(observer);
+                }
+                _ => {}
+            }
+        });
+    }
+}
+
+/// What a layer is to do with its input.
+pub(super) struct Setting {
+    pub(super) quantize: Option<InputRange>,
+    pub(super) observe: bool,
+}
+
+impl Input {
+    /// The range to use now: as planned, or what has been observed.
+    pub(super) fn range_now(&self) -> InputRange {
+        match (&self.observer, self.quantization.range) {
+            (Some(observer), InputRange::Pending) => match observer.range() {
+                Some((min, max)) => InputRange::Static { min, max },
+                None => InputRange::Pending,
+            },
+            (_, range) => range,
+        }
+    }
+}
+
+struct Transform<'a, B: Backend> {
+    at: FieldPath,
+    clock: Clock,
+    state: &'a SessionState<B>,
+    chains: &'a HashMap<String, Chain<B>>,
+    cache: &'a RefCell<HashMap<String, Tensor<B, 2>>>,
+}
+
+impl<B: Backend> ModuleMapper<B> for Transform<'_, B> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.at.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.at.leave();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let Some((path, kind)) = self.at.weight() else { return param };
+        let Some(chain) = self.chains.get(&path) else { return param };
+        let native = param.dims();
+        if let Some(weight) = self.cache.borrow().get(&path) {
+            return param.map(|_| from_canonical(kind, weight.clone(), native));
+        }
+        // No graph runs through it and nothing it depends on can change before the next step.
+        let frozen = !B::ad_enabled(&param.device()) || !param.is_require_grad();
+        let keep = frozen && chain.links.iter().all(|l| l.stage.constant(self.clock));
+        param.map(|weight| {
+            let weight = to_canonical(kind, weight);
+            let weight =
+                chain.links.iter().fold(weight, |w, link| link.stage.apply(self.state, self.clock, w));
+            if keep {
+                self.cache.borrow_mut().insert(path, weight.clone());
+            }
+            from_canonical(kind, weight, native)
+        })
+    }
+}

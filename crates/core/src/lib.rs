@@ -1,0 +1,33 @@
+//! The language of Briquette. No algorithm, no file format, no command line.
+//!
+//! - [`ModelView`]: a model as names, layer kinds and shapes; made without touching a weight.
+//! - [`Selector`]: which layers a recipe entry means.
+//! - [`Diagnostics`]: every problem of a recipe at once, each with its place.
+//! - [`Schedule`] and [`Clock`]: when a method acts.
+//! - [`CompressionMethod`] and [`Stage`]: what a technique has to provide.
+//! - [`Step`]: one method on one layer, as the plan states it.
+//!
+//! Axes used everywhere: `out` is a layer's number of outputs (vocabulary entries of an
+//! embedding), `in` its number of inputs (the width of an embedding). The canonical view of a
+//! weight is `[out, in]`; a convolution's is `[out, in * kh * kw]`.
+
+mod diagnostics;
+pub mod fields;
+mod input;
+mod method;
+mod model_view;
+mod plan;
+mod schedule;
+mod selector;
+mod state;
+mod weight;
+
+pub use diagnostics::{Diagnostic, Diagnostics, Problem, nearest};
+pub use input::{InputObserver, InputQuantization, InputRange, ScaleRule};
+pub use method::{Attached, CodeKind, CodedWeight, CompressionMethod, Left, Outcome, Stage, StageKind};
+pub use model_view::{LayerKind, ModelView, NameTable, Parameter, Site, materialize};
+pub use plan::{PlanBuilder, Step};
+pub use schedule::{Clock, Schedule};
+pub use selector::{LayerPattern, PatternError, Selector};
+pub use state::{SessionState, StateBuilder};
+pub use weight::{canonical_shape, from_canonical, host_floats, stop, straight_through, to_canonical};

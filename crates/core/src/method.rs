@@ -1,0 +1,175 @@
+//! What a compression technique provides.
+
+use crate::input::{InputObserver, InputQuantization};
+use crate::model_view::{ModelView, Site};
+use crate::plan::{PlanBuilder, Step};
+use crate::schedule::{Clock, Schedule};
+use crate::state::{SessionState, StateBuilder};
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a method stands in the legal order on one layer: prune, then transform, then quantize.
+/// At most one method of kind `Quantize` may act on a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageKind {
+    /// Removes or masks parts of the weight.
+    Prune,
+    /// Changes values but neither removes nor quantizes.
+    Transform,
+    /// Represents the weight by few bits.
+    Quantize,
+    /// Acts on the layer's input, not on its weight.
+    Input,
+}
+
+/// A compression technique with its settings, as one entry of a recipe gives them.
+///
+/// The registry holds trait objects, so a crate outside this library adds a technique without
+/// touching it. One value is generic over every backend it is implemented for.
+///
+/// An implementation must:
+/// - keep [`plan`](Self::plan) pure: names and shapes only, the same input gives the same plan;
+/// - report every problem it can see in `plan`, so that nothing fails after compute is spent;
+/// - keep all that changes during a session in [`SessionState`], so that resuming is exact.
+pub trait CompressionMethod<B: Backend>: fmt::Debug + Send + Sync {
+    /// The JSON key that names this technique.
+    fn name(&self) -> &'static str;
+
+    /// Its place in the order of methods on one layer.
+    fn kind(&self) -> StageKind;
+
+    /// Whether a pattern for "every layer" takes this layer. Default: all of them.
+    fn fits(&self, _site: &Site) -> bool {
+        true
+    }
+
+    /// Resolves the entry for this model: a step for each layer it acts on, a problem for each
+    /// mistake. `selected` are the layers that the entry's selector picked, in model order.
+    fn plan(&self, model: &ModelView, selected: &[Site], out: &mut PlanBuilder<'_>);
+
+    /// Makes the run-time part of one planned step.
+    fn attach(&self, step: &Step, state: &mut StateBuilder<'_, B>) -> Attached<B>;
+}
+
+/// The run-time part of one step.
+pub enum Attached<B: Backend> {
+    /// Transforms the weight.
+    Weight(Box<dyn Stage<B>>),
+    /// Quantizes the layer's input; needs a drop-in layer.
+    Input {
+        /// How.
+        quantization: InputQuantization,
+        /// Fixes the range where it is to be calibrated.
+        observer: Option<Arc<dyn InputObserver>>,
+        /// When inputs begin to be quantized.
+        schedule: Schedule,
+    },
+}
+
+/// One method at work on one weight.
+///
+/// It holds settings and indices into the state, never tensors, and takes `&self` in every call:
+/// all that changes is the state and the clock.
+pub trait Stage<B: Backend>: Send {
+    /// The transformed weight, `[out, in]` in and out; differentiable with respect to `weight` and
+    /// to the learned entries of `state`. A function of its arguments alone.
+    fn apply(&self, state: &SessionState<B>, clock: Clock, weight: Tensor<B, 2>) -> Tensor<B, 2>;
+
+    /// Called between backward and the optimizer's step; `clock` counts this step too. Both
+    /// tensors are off the graph.
+    fn after_backward(
+        &self,
+        _state: &mut SessionState<B>,
+        _clock: Clock,
+        _weight: Tensor<B, 2>,
+        _gradient: Option<Tensor<B, 2>>,
+    ) {
+    }
+
+    /// Whether [`after_backward`](Self::after_backward) does anything.
+    fn watches(&self) -> bool {
+        false
+    }
+
+    /// Whether, for a frozen weight, the result can no longer change.
+    fn constant(&self, _clock: Clock) -> bool {
+        false
+    }
+
+    /// The final weight and what is left of the method in the artefact. Must equal
+    /// [`apply`](Self::apply) at the end of the schedule.
+    fn finish(self: Box<Self>, state: &SessionState<B>, weight: Tensor<B, 2>) -> Outcome<B>;
+}
+
+/// What a stage leaves behind.
+#[derive(Debug)]
+pub struct Outcome<B: Backend> {
+    /// The weight to go on with, `[out, in]`.
+    pub weight: Tensor<B, 2>,
+    /// What the artefact says of it.
+    pub left: Left,
+}
+
+/// What the artefact says of one method's work on one weight.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Left {
+    /// Nothing but changed values.
+    Baked,
+    /// These output rows are kept.
+    Rows(Vec<usize>),
+    /// The weight as integer codes with scales, which give the weight back exactly.
+    Coded(CodedWeight),
+}
+
+/// What a code stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeKind {
+    /// `(u - 2^(bits-1)) * scale`. Ternary weights are symmetric with 2 bits and the codes -1, 0, 1.
+    Symmetric,
+    /// `u * scale + zero * scale` with an integer `zero` for each group.
+    Asymmetric,
+    /// 1 bit: `-scale` for 0, `+scale` for 1.
+    Binary,
+}
+
+/// A weight `[rows, columns]` as unsigned codes, with a scale for each group of columns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CodedWeight {
+    /// Bits of a code, 1 to 8.
+    pub bits: u32,
+    /// What a code stands for.
+    pub kind: CodeKind,
+    /// Canonical shape `[out, in]`.
+    pub shape: [usize; 2],
+    /// Columns that share a scale; divides `shape[1]`.
+    pub group: usize,
+    /// Unsigned codes, row-major, one in a byte.
+    pub codes: Vec<u8>,
+    /// `[out, in / group]`, row-major.
+    pub scales: Vec<f32>,
+    /// `[out, in / group]` for asymmetric codes, empty otherwise.
+    pub zeros: Vec<i32>,
+}
+
+impl CodedWeight {
+    /// The value of every code, row-major: what the packed weight computes with.
+    pub fn values(&self) -> Vec<f32> {
+        let half = (1i32 << (self.bits - 1)) as f32;
+        let per_row = self.shape[1] / self.group;
+        let value = |index: usize, code: u8| {
+            let (row, column) = (index / self.shape[1], index % self.shape[1]);
+            let group = row * per_row + column / self.group;
+            let (scale, u) = (self.scales[group], f32::from(code));
+            match self.kind {
+                CodeKind::Symmetric => (u - half) * scale,
+                CodeKind::Asymmetric => u * scale + self.zeros[group] as f32 * scale,
+                CodeKind::Binary => (2.0 * u - 1.0) * scale,
+            }
+        };
+        self.codes.iter().enumerate().map(|(i, c)| value(i, *c)).collect()
+    }
+}

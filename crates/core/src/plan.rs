@@ -1,0 +1,93 @@
+//! One method on one layer, as the plan states it.
+
+use crate::diagnostics::{Diagnostics, Problem};
+use crate::fields::join;
+use crate::method::StageKind;
+use crate::model_view::Site;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// One method on one layer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Step {
+    /// The layer.
+    pub site: Site,
+    /// Index of the recipe's entry that asks for it.
+    pub entry: usize,
+    /// Place of that entry in the recipe's JSON.
+    pub place: String,
+    /// The method's name.
+    pub method: String,
+    /// The method's kind.
+    pub kind: StageKind,
+    /// The settings resolved for this layer, for people and for the manifest.
+    pub details: Map<String, Value>,
+}
+
+/// Collects the steps and the problems of one recipe entry.
+#[derive(Debug)]
+pub struct PlanBuilder<'a> {
+    place: String,
+    aliases: &'a BTreeMap<String, String>,
+    entry: usize,
+    method: String,
+    kind: StageKind,
+    steps: Vec<Step>,
+    problems: Diagnostics,
+}
+
+impl<'a> PlanBuilder<'a> {
+    /// For the composer's own use. `aliases` maps a method's key to the place where the recipe
+    /// says it, for recipes written in another schema.
+    pub fn new(
+        place: impl Into<String>,
+        aliases: &'a BTreeMap<String, String>,
+        entry: usize,
+        method: &str,
+        kind: StageKind,
+    ) -> Self {
+        Self {
+            place: place.into(),
+            aliases,
+            entry,
+            method: method.to_string(),
+            kind,
+            steps: Vec::new(),
+            problems: Diagnostics::new(),
+        }
+    }
+
+    /// Acts on `site`, with `details` as the settings resolved for it.
+    pub fn step(&mut self, site: &Site, details: Map<String, Value>) {
+        self.steps.push(Step {
+            site: site.clone(),
+            entry: self.entry,
+            place: self.place.clone(),
+            method: self.method.clone(),
+            kind: self.kind,
+            details,
+        });
+    }
+
+    /// Reports a problem of the entry's key `key`.
+    pub fn problem(&mut self, key: &str, problem: Problem) {
+        let place = self.place_of(key);
+        self.problems.add(place, problem);
+    }
+
+    /// Reports a problem of the entry's key `key` on one layer.
+    pub fn problem_at(&mut self, key: &str, site: &Site, problem: Problem) {
+        let place = self.place_of(key);
+        self.problems.add_at(place, &site.name, problem);
+    }
+
+    fn place_of(&self, key: &str) -> String {
+        self.aliases.get(key).cloned().unwrap_or_else(|| join(&self.place, key))
+    }
+
+    /// What was collected.
+    pub fn into_parts(self) -> (Vec<Step>, Diagnostics) {
+        (self.steps, self.problems)
+    }
+}

@@ -1,0 +1,55 @@
+//! Normalization and activations in one pass.
+
+use super::math;
+use super::memory::{map_rows, to_vec};
+use super::simd::{lane_sum, vectorised};
+use burn::backend::Flex;
+use burn::prelude::*;
+
+pub(crate) fn layer_norm(
+    x: Tensor<Flex, 2>,
+    gamma: Tensor<Flex, 1>,
+    beta: Tensor<Flex, 1>,
+    epsilon: f64,
+) -> Tensor<Flex, 2> {
+    let (gamma, beta) = (to_vec(gamma), to_vec(beta));
+    map_rows(x, |rows| normalize_rows(rows, &gamma, &beta, epsilon as f32))
+}
+
+pub(crate) fn gelu(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+    map_rows(x, gelu_slice)
+}
+
+pub(crate) fn gelu_tanh(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+    map_rows(x, gelu_tanh_slice)
+}
+
+vectorised! {
+    fn normalize_rows(rows: &mut [f32], gamma: &[f32], beta: &[f32], epsilon: f32) {
+        let width = gamma.len();
+        for row in rows.chunks_exact_mut(width) {
+            let mean = lane_sum(row, |v| v) / width as f32;
+            let variance = lane_sum(row, |v| (v - mean) * (v - mean)) / width as f32;
+            let inverse = 1.0 / (variance + epsilon).sqrt();
+            for ((v, g), b) in row.iter_mut().zip(gamma).zip(beta) {
+                *v = (*v - mean) * inverse * g + b;
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_slice(values: &mut [f32]) {
+        for v in values {
+            *v = math::gelu(*v);
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_tanh_slice(values: &mut [f32]) {
+        for v in values {
+            *v = math::gelu_tanh(*v);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Quantization of rows.
+
+use super::memory::{contiguous, from_vec, map_rows, rows_per_task};
+use super::simd::{lane_range, vectorised};
+use crate::quantize::{QuantizedRows, TokenQuant};
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::prelude::*;
+use rayon::prelude::*;
+
+/// The codes and the scale rule of one [`TokenQuant`], with the limits worked out.
+#[derive(Clone, Copy)]
+pub(crate) struct Rule {
+    q: TokenQuant,
+    low: f32,
+    high: f32,
+    divisor: f32,
+}
+
+impl Rule {
+    pub(crate) fn new(q: TokenQuant) -> Self {
+        let (low, high) = q.code_limits();
+        Self { q, low, high, divisor: q.divisor() }
+    }
+
+    /// Scale and zero of one row. A row with a NaN gets a NaN scale, so that it shows in whatever
+    /// is computed from its codes.
+    #[inline(always)]
+    fn grid(&self, row: &[f32]) -> (f32, f32) {
+        let (mut min, mut max) = match self.q.range {
+            Some(range) => range,
+            None => {
+                let (min, max, numbers) = lane_range(row);
+                if !numbers {
+                    return (f32::NAN, 0.0);
+                }
+                (min, max)
+            }
+        };
+        if row.is_empty() {
+            return (1.0, 0.0);
+        }
+        if self.q.symmetric {
+            let largest = if self.q.range.is_some() { min.abs().max(max) } else { min.abs().max(max.abs()) };
+            return (one_for_zero(largest / self.divisor), 0.0);
+        }
+        if !self.q.full_range {
+            (min, max) = (min.min(0.0), max.max(0.0));
+        }
+        let scale = one_for_zero((max - min) / self.divisor);
+        (scale, (min / scale).round_ties_even() * scale)
+    }
+
+    /// The code of one value, as a float.
+    #[inline(always)]
+    fn code(&self, x: f32, scale: f32, zero: f32) -> f32 {
+        let code = ((x - zero) / scale).round_ties_even();
+        let code = if code < self.low { self.low } else { code };
+        if code > self.high { self.high } else { code }
+    }
+}
+
+fn one_for_zero(scale: f32) -> f32 {
+    if scale == 0.0 { 1.0 } else { scale }
+}
+
+pub(crate) fn round_half_even(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+    map_rows(x, round_slice)
+}
+
+pub(crate) fn fake_quantize_rows(x: Tensor<Flex, 2>, q: TokenQuant) -> Tensor<Flex, 2> {
+    let columns = x.dims()[1];
+    let rule = Rule::new(q);
+    map_rows(x, |rows| fake_quantize_slice(rows, columns, rule))
+}
+
+pub(crate) fn quantize_rows(x: Tensor<Flex, 2>, q: TokenQuant) -> QuantizedRows<Flex> {
+    let [rows, columns] = x.dims();
+    let rule = Rule::new(q);
+    let x = contiguous(x);
+    let mut codes = vec![0i32; rows * columns];
+    let mut grids = vec![(1.0f32, 0.0f32); rows];
+    if columns > 0 {
+        let task = rows_per_task(rows, columns);
+        let input = x.storage::<f32>().par_chunks(task * columns);
+        codes
+            .par_chunks_mut(task * columns)
+            .zip(grids.par_chunks_mut(task))
+            .zip(input)
+            .for_each(|((codes, grids), x)| codes_slice(x, columns, rule, codes, grids));
+    }
+    let zero = grids.iter().map(|g| g.1).collect();
+    QuantizedRows {
+        codes: Tensor::from_primitive(FlexTensor::from_data(TensorData::new(codes, [rows, columns]))),
+        scale: from_vec(grids.iter().map(|g| g.0).collect(), [rows, 1]),
+        zero: (!q.symmetric).then(|| from_vec(zero, [rows, 1])),
+    }
+}
+
+vectorised! {
+    fn round_slice(values: &mut [f32]) {
+        for v in values {
+            *v = v.round_ties_even();
+        }
+    }
+}
+
+vectorised! {
+    fn fake_quantize_slice(rows: &mut [f32], columns: usize, rule: Rule) {
+        for row in rows.chunks_exact_mut(columns) {
+            let (scale, zero) = rule.grid(row);
+            if rule.q.symmetric {
+                for v in row {
+                    *v = rule.code(*v, scale, 0.0) * scale;
+                }
+            } else {
+                for v in row {
+                    *v = rule.code(*v, scale, zero) * scale + zero;
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn codes_slice(
+        x: &[f32],
+        columns: usize,
+        rule: Rule,
+        codes: &mut [i32],
+        grids: &mut [(f32, f32)],
+    ) {
+        let rows = x.chunks_exact(columns).zip(codes.chunks_exact_mut(columns)).zip(grids);
+        for ((row, codes), grid) in rows {
+            *grid = rule.grid(row);
+            for (v, code) in row.iter().zip(codes) {
+                *code = rule.code(*v, grid.0, grid.1) as i32;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Codes of `x: [rows, columns]` as signed bytes, unsigned codes lowered by `lowered`.
+    fn bytes_slice(
+        x: &[f32],
+        columns: usize,
+        rule: Rule,
+        lowered: f32,
+        codes: &mut [i8],
+        grids: &mut [(f32, f32)],
+    ) {
+        let rows = x.chunks_exact(columns).zip(codes.chunks_exact_mut(columns)).zip(grids);
+        for ((row, codes), grid) in rows {
+            *grid = rule.grid(row);
+            for (v, code) in row.iter().zip(codes) {
+                *code = (rule.code(*v, grid.0, grid.1) - lowered) as i32 as i8;
+            }
+        }
+    }
+}

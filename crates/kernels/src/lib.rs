@@ -1,0 +1,32 @@
+//! Tensor operations for compressed models, each with a plain oracle.
+//!
+//! The public functions ask of a backend only that it is a [`Backend`](burn::prelude::Backend). At
+//! run time they look the backend up in a table: where it has registered its own [`CompressOps`],
+//! these run; everywhere else the portable bodies in terms of burn's tensor operations do. The CPU
+//! backend [`Cpu`](backend::Cpu) registers itself. [`oracle`] says once more, in plain loops over
+//! slices, what each operation means; tests compare all three.
+//!
+//! Axes: `out` and `in` are a weight's outputs and inputs, `rows` the tokens (or whatever else is
+//! quantized one by one), `group` the number of neighbouring inputs that share a scale.
+
+mod attention;
+pub mod backend;
+mod cpu;
+mod fused;
+mod linear;
+mod ops;
+pub mod oracle;
+mod packed_matrix;
+mod packing;
+mod portable;
+mod quantize;
+mod registry;
+
+pub use attention::attention;
+pub use fused::{gelu, gelu_tanh, layer_norm};
+pub use linear::{embedding_packed, linear_packed, linear_quantized, unpack};
+pub use ops::CompressOps;
+pub use packed_matrix::{Code, PackedMatrix};
+pub use packing::{pack_rows, unpack_rows, words_per_row};
+pub use quantize::{QuantizedRows, TokenQuant, fake_quantize_rows, quantize_rows, round_half_even};
+pub use registry::register;

@@ -1,0 +1,120 @@
+//! The operations a backend may specialise.
+
+use crate::packed_matrix::PackedMatrix;
+use crate::portable;
+use crate::quantize::{QuantizedRows, TokenQuant};
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
+
+/// The operations of this crate on one backend. Every method has a portable body.
+///
+/// An implementation must give the same integers as the portable body (codes, integer sums) and
+/// the same floats up to rounding, for any strides and any shape including empty ones. It need not
+/// be differentiable: differentiable backends keep the portable bodies.
+pub trait CompressOps: Backend {
+    /// See [`crate::round_half_even`]. `x: [rows, columns]`.
+    fn round_half_even(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        portable::round_half_even(x)
+    }
+
+    /// See [`crate::fake_quantize_rows`].
+    fn fake_quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> Tensor<Self, 2> {
+        portable::fake_quantize_rows(x, q)
+    }
+
+    /// See [`crate::quantize_rows`].
+    fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {
+        portable::quantize_rows(x, q)
+    }
+
+    /// See [`crate::unpack`].
+    fn unpack(p: &PackedMatrix<Self>) -> Tensor<Self, 2> {
+        portable::unpack(p)
+    }
+
+    /// See [`crate::linear_packed`].
+    fn linear_packed(
+        x: Tensor<Self, 2>,
+        p: &PackedMatrix<Self>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        portable::linear_packed(x, p, bias)
+    }
+
+    /// See [`crate::linear_quantized`].
+    fn linear_quantized(
+        x: Tensor<Self, 2>,
+        q: TokenQuant,
+        p: &PackedMatrix<Self>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        portable::linear_quantized(x, q, p, bias)
+    }
+
+    /// See [`crate::embedding_packed`].
+    fn embedding_packed(p: &PackedMatrix<Self>, ids: Tensor<Self, 2, Int>) -> Tensor<Self, 3> {
+        portable::embedding_packed(p, ids)
+    }
+
+    /// See [`crate::layer_norm`]. `x: [rows, width]`.
+    fn layer_norm(
+        x: Tensor<Self, 2>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, 2> {
+        portable::layer_norm(x, gamma, beta, epsilon)
+    }
+
+    /// See [`crate::gelu`]. `x: [rows, columns]`.
+    fn gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        portable::gelu(x)
+    }
+
+    /// See [`crate::gelu_tanh`]. `x: [rows, columns]`.
+    fn gelu_tanh(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        portable::gelu_tanh(x)
+    }
+
+    /// See [`crate::attention`].
+    fn attention(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        mask: Option<Tensor<Self, 4>>,
+        causal: bool,
+        scale: f64,
+    ) -> Tensor<Self, 4> {
+        portable::attention(q, k, v, mask, causal, scale)
+    }
+}
+
+/// Gradients flow through the portable bodies, except where they are zero anyway: rounding and
+/// quantization run on the inner backend. Callers put the straight-through estimator around them.
+impl<B: CompressOps, C: CheckpointStrategy> CompressOps for Autodiff<B, C>
+where
+    Self: AutodiffBackend<InnerBackend = B>,
+{
+    fn round_half_even(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        Tensor::from_inner(B::round_half_even(x.inner()))
+    }
+
+    fn fake_quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> Tensor<Self, 2> {
+        Tensor::from_inner(B::fake_quantize_rows(x.inner(), q))
+    }
+
+    fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {
+        let rows = B::quantize_rows(x.inner(), q);
+        QuantizedRows {
+            codes: Tensor::from_inner(rows.codes),
+            scale: Tensor::from_inner(rows.scale),
+            zero: rows.zero.map(Tensor::from_inner),
+        }
+    }
+
+    fn unpack(p: &PackedMatrix<Self>) -> Tensor<Self, 2> {
+        Tensor::from_inner(B::unpack(&p.inner()))
+    }
+}

@@ -1,0 +1,9 @@
+//! The operations in terms of burn's own: what every backend can do, and what differentiates.
+
+mod fused;
+mod packed;
+mod quantize;
+
+pub(crate) use fused::{attention, gelu, gelu_tanh, layer_norm};
+pub(crate) use packed::{embedding_packed, linear_packed, linear_quantized, unpack};
+pub(crate) use quantize::{fake_quantize_rows, quantize_rows, round_half_even};

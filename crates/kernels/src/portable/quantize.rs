@@ -1,0 +1,82 @@
+//! Rounding and quantization of rows.
+
+use crate::quantize::{QuantizedRows, TokenQuant};
+use burn::prelude::*;
+
+pub(crate) fn round_half_even<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    // burn's `round` ties as the device likes. `floor` and these differences are exact: `up` is
+    // x - floor(x) without rounding, except just below zero, where both ways lead to zero.
+    let floor = x.clone().floor();
+    let above = x - floor.clone();
+    let odd = floor.clone() - (floor.clone() * 0.5).floor() * 2.0;
+    let up = above.clone().greater_elem(0.5).float();
+    let tie = above.equal_elem(0.5).float();
+    floor + up + tie * odd
+}
+
+/// Codes as floats, with the scale and the zero of each row.
+struct Rows<B: Backend> {
+    codes: Tensor<B, 2>,
+    scale: Tensor<B, 2>,
+    zero: Option<Tensor<B, 2>>,
+}
+
+pub(crate) fn fake_quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Tensor<B, 2> {
+    let rows = quantize(x, q);
+    let product = rows.codes * rows.scale;
+    match rows.zero {
+        Some(zero) => product + zero,
+        None => product,
+    }
+}
+
+pub(crate) fn quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> QuantizedRows<B> {
+    let rows = quantize(x, q);
+    QuantizedRows { codes: rows.codes.int(), scale: rows.scale, zero: rows.zero }
+}
+
+fn quantize<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
+    if q.symmetric { symmetric(x, q) } else { asymmetric(x, q) }
+}
+
+fn symmetric<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
+    let (low, high) = q.code_limits();
+    let largest = match q.range {
+        Some((min, max)) => constant(&x, min.abs().max(max)),
+        None => reduce(x.clone().abs(), Tensor::max_dim),
+    };
+    let scale = one_for_zero(largest / q.divisor());
+    let codes = round_half_even(x / scale.clone()).clamp(low, high);
+    Rows { codes, scale, zero: None }
+}
+
+fn asymmetric<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
+    let (low, high) = q.code_limits();
+    let (mut min, mut max) = match q.range {
+        Some((min, max)) => (constant(&x, min), constant(&x, max)),
+        None => (reduce(x.clone(), Tensor::min_dim), reduce(x.clone(), Tensor::max_dim)),
+    };
+    if !q.full_range {
+        (min, max) = (min.clamp_max(0.0), max.clamp_min(0.0));
+    }
+    let scale = one_for_zero((max - min.clone()) / q.divisor());
+    let zero = round_half_even(min / scale.clone()) * scale.clone();
+    let codes = round_half_even((x - zero.clone()) / scale.clone()).clamp(low, high);
+    Rows { codes, scale, zero: Some(zero) }
+}
+
+/// `[rows, 1]` of one value.
+fn constant<B: Backend>(x: &Tensor<B, 2>, value: f32) -> Tensor<B, 2> {
+    Tensor::full([x.dims()[0], 1], value, (&x.device(), x.dtype()))
+}
+
+/// `[rows, columns]` to `[rows, 1]`; rows without columns reduce to zero.
+fn reduce<B: Backend>(x: Tensor<B, 2>, op: impl Fn(Tensor<B, 2>, usize) -> Tensor<B, 2>) -> Tensor<B, 2> {
+    // Some backends refuse to launch on, or reduce, nothing.
+    if x.shape().num_elements() == 0 { constant(&x, 0.0) } else { op(x, 1) }
+}
+
+fn one_for_zero<B: Backend>(scale: Tensor<B, 2>) -> Tensor<B, 2> {
+    let zero = scale.clone().equal_elem(0.0);
+    scale.mask_fill(zero, 1.0)
+}

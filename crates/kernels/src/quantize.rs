@@ -1,0 +1,118 @@
+//! Quantization of activations, a scale for each row.
+
+use crate::portable;
+use crate::registry::lookup;
+use burn::prelude::*;
+
+/// How the codes and the scale of an activation follow from its range. `n = 2^bits`.
+///
+/// Symmetric, `M = max |x|`:
+/// - `full_range`: `scale = 2 M / n`, codes `-n/2 ..= n/2 - 1` (DeepSpeed's rule: the largest
+///   positive value is clipped);
+/// - otherwise `scale = M / (n/2 - 1)`, codes `-(n/2 - 1) ..= n/2 - 1` (ZeroQuant, arXiv
+///   2206.01861, section 3.1).
+///
+/// Asymmetric, codes `0 ..= n - 1`, `zero_point = round(min / scale)`:
+/// - `full_range`: `scale = (max - min) / n` (DeepSpeed's rule);
+/// - otherwise `scale = (max - min) / (n - 1)` over the range widened to include zero.
+///
+/// A range of length zero gives scale 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenQuant {
+    /// Bits of a code, 2 to 8.
+    pub bits: u32,
+    /// Whether zero is the middle code.
+    pub symmetric: bool,
+    /// DeepSpeed's arithmetic instead of the papers'.
+    pub full_range: bool,
+    /// `(min, max)` fixed for the whole tensor; `None` takes them from each row at hand.
+    pub range: Option<(f32, f32)>,
+}
+
+impl TokenQuant {
+    /// `2^bits`.
+    ///
+    /// # Panics
+    /// When `bits` is not in 2 to 8.
+    pub(crate) fn levels(&self) -> f32 {
+        assert!((2..=8).contains(&self.bits), "activations have 2 to 8 bits, not {}", self.bits);
+        (1u32 << self.bits) as f32
+    }
+
+    /// Smallest and largest code.
+    pub(crate) fn code_limits(&self) -> (f32, f32) {
+        let n = self.levels();
+        match (self.symmetric, self.full_range) {
+            (true, true) => (-n / 2.0, n / 2.0 - 1.0),
+            (true, false) => (1.0 - n / 2.0, n / 2.0 - 1.0),
+            (false, _) => (0.0, n - 1.0),
+        }
+    }
+
+    /// What the length of the range is divided by: `max |x|` if symmetric, else `max - min`.
+    pub(crate) fn divisor(&self) -> f32 {
+        let n = self.levels();
+        match (self.symmetric, self.full_range) {
+            (true, true) => n / 2.0,
+            (true, false) => n / 2.0 - 1.0,
+            (false, true) => n,
+            (false, false) => n - 1.0,
+        }
+    }
+}
+
+/// Rows of integer codes: `value = code * scale (+ zero)`.
+#[derive(Clone, Debug)]
+pub struct QuantizedRows<B: Backend> {
+    /// `[rows, columns]`; signed if symmetric, from 0 otherwise.
+    pub codes: Tensor<B, 2, Int>,
+    /// `[rows, 1]`.
+    pub scale: Tensor<B, 2>,
+    /// `[rows, 1]`, `zero_point * scale`; asymmetric only.
+    pub zero: Option<Tensor<B, 2>>,
+}
+
+impl<B: Backend> QuantizedRows<B> {
+    /// The values that the codes stand for, `[rows, columns]`.
+    pub fn dequantize(self) -> Tensor<B, 2> {
+        let product = self.codes.float() * self.scale;
+        match self.zero {
+            Some(zero) => product + zero,
+            None => product,
+        }
+    }
+}
+
+/// The nearest integer; of two equally near ones the even one. The same on every backend, where
+/// burn's `round` follows the device. Zero gradient.
+pub fn round_half_even<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    match lookup::<B>() {
+        Some(ops) => crate::fused::by_rows(x, ops.round_half_even),
+        None => portable::round_half_even(x),
+    }
+}
+
+/// Quantizes and dequantizes each row: exactly the values of [`quantize_rows`].
+///
+/// `x: [rows, columns]`, the result likewise. Rows of zeros and constant rows stay finite. Not
+/// differentiable in a useful way: put the straight-through estimator around it.
+///
+/// # Panics
+/// When `q.bits` is not in 2 to 8.
+pub fn fake_quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Tensor<B, 2> {
+    match lookup::<B>() {
+        Some(ops) => (ops.fake_quantize_rows)(x, q),
+        None => portable::fake_quantize_rows(x, q),
+    }
+}
+
+/// Quantizes each row of `x: [rows, columns]`.
+///
+/// # Panics
+/// When `q.bits` is not in 2 to 8.
+pub fn quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> QuantizedRows<B> {
+    match lookup::<B>() {
+        Some(ops) => (ops.quantize_rows)(x, q),
+        None => portable::quantize_rows(x, q),
+    }
+}

@@ -1,0 +1,96 @@
+//! Which backends have their own operations.
+//!
+//! A trait bound would make every module of every user carry it. A table keyed by the backend's
+//! type keeps `B: Backend` the only bound, at the price of one lookup a call.
+
+use crate::ops::CompressOps;
+use crate::packed_matrix::PackedMatrix;
+use crate::quantize::{QuantizedRows, TokenQuant};
+use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
+use burn::backend::{Autodiff, Flex};
+use burn::prelude::*;
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::{LazyLock, PoisonError, RwLock};
+
+type OptionalBias<B> = Option<Tensor<B, 1>>;
+type LayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
+type Attention<B> =
+    fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Option<Tensor<B, 4>>, bool, f64) -> Tensor<B, 4>;
+type LinearQuantized<B> =
+    fn(Tensor<B, 2>, TokenQuant, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
+
+/// The methods of one backend's [`CompressOps`].
+pub(crate) struct Ops<B: Backend> {
+    pub(crate) round_half_even: fn(Tensor<B, 2>) -> Tensor<B, 2>,
+    pub(crate) fake_quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> Tensor<B, 2>,
+    pub(crate) quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> QuantizedRows<B>,
+    pub(crate) unpack: fn(&PackedMatrix<B>) -> Tensor<B, 2>,
+    pub(crate) linear_packed: fn(Tensor<B, 2>, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>,
+    pub(crate) linear_quantized: LinearQuantized<B>,
+    pub(crate) embedding_packed: fn(&PackedMatrix<B>, Tensor<B, 2, Int>) -> Tensor<B, 3>,
+    pub(crate) layer_norm: LayerNorm<B>,
+    pub(crate) gelu: fn(Tensor<B, 2>) -> Tensor<B, 2>,
+    pub(crate) gelu_tanh: fn(Tensor<B, 2>) -> Tensor<B, 2>,
+    pub(crate) attention: Attention<B>,
+}
+
+impl<B: CompressOps> Ops<B> {
+    fn new() -> Self {
+        Self {
+            round_half_even: <B as CompressOps>::round_half_even,
+            fake_quantize_rows: <B as CompressOps>::fake_quantize_rows,
+            quantize_rows: <B as CompressOps>::quantize_rows,
+            unpack: <B as CompressOps>::unpack,
+            linear_packed: <B as CompressOps>::linear_packed,
+            linear_quantized: <B as CompressOps>::linear_quantized,
+            embedding_packed: <B as CompressOps>::embedding_packed,
+            layer_norm: <B as CompressOps>::layer_norm,
+            gelu: <B as CompressOps>::gelu,
+            gelu_tanh: <B as CompressOps>::gelu_tanh,
+            attention: <B as CompressOps>::attention,
+        }
+    }
+}
+
+type Table = HashMap<TypeId, &'static (dyn Any + Send + Sync)>;
+
+static TABLE: LazyLock<RwLock<Table>> = LazyLock::new(|| {
+    let mut table = Table::new();
+    insert::<Flex>(&mut table);
+    insert::<Autodiff<Flex>>(&mut table);
+    insert::<Autodiff<Flex, BalancedCheckpointing>>(&mut table);
+    RwLock::new(table)
+});
+
+/// Makes the public functions use `B`'s own operations from now on, in the whole process.
+///
+/// The CPU backend is there from the start. Registering twice changes nothing.
+pub fn register<B: CompressOps>() {
+    insert::<B>(&mut TABLE.write().unwrap_or_else(PoisonError::into_inner));
+}
+
+fn insert<B: CompressOps>(table: &mut Table) {
+    // Entries live as long as the process: a lookup then hands out a reference without the lock.
+    table.entry(TypeId::of::<B>()).or_insert_with(|| Box::leak(Box::new(Ops::<B>::new())));
+}
+
+/// The operations that `B` registered, if it did.
+pub(crate) fn lookup<B: Backend>() -> Option<&'static Ops<B>> {
+    let table = TABLE.read().unwrap_or_else(PoisonError::into_inner);
+    table.get(&TypeId::of::<B>()).and_then(|ops| ops.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_is_registered_and_a_stranger_is_not() {
+        assert!(lookup::<Flex>().is_some());
+        assert!(lookup::<Autodiff<Flex>>().is_some());
+        assert!(lookup::<Autodiff<Autodiff<Flex>>>().is_none());
+        register::<Autodiff<Autodiff<Flex>>>();
+        assert!(lookup::<Autodiff<Autodiff<Flex>>>().is_some());
+    }
+}

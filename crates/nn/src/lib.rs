@@ -1,0 +1,39 @@
+//! Drop-in layers for burn models: the same fields, records and names as burn's, and inputs that can
+//! be quantized, weights that can be packed, heads that can be removed.
+//!
+//! - [`Linear`], [`Embedding`], [`Conv2d`], [`MultiHeadAttention`], [`LayerNorm`]: change the import
+//!   of a model from `burn::nn` and it is ready. Records of burn's layers load into these and the
+//!   other way round.
+//! - [`Compressible`], which is derived, reaches the layers of a model as what they are.
+//! - [`name_table`] and [`model_view`] give a model's layers the names of its checkpoint.
+
+extern crate self as briquette_nn;
+
+pub mod attention;
+mod compressible;
+pub mod conv;
+mod embedding;
+mod layer_norm;
+mod leaves;
+mod linear;
+mod module;
+mod names;
+mod path;
+mod slots;
+
+pub use attention::{MhaInput, MhaOutput, MultiHeadAttention, MultiHeadAttentionConfig};
+pub use briquette_nn_derive::Compressible;
+pub use burn::nn::{Initializer, LinearLayout, PaddingConfig2d};
+pub use compressible::{Compressible, LayerList, LayerMut, visit_layers};
+pub use conv::{Conv2d, Conv2dConfig};
+pub use embedding::{Embedding, EmbeddingConfig};
+pub use layer_norm::{LayerNorm, LayerNormConfig};
+pub use linear::{Linear, LinearConfig};
+pub use names::{model_view, name_table};
+pub use path::LayerPath;
+
+/// What the derive's expansion refers to; not for direct use.
+#[doc(hidden)]
+pub mod export {
+    pub use burn::tensor::backend::Backend;
+}

@@ -1,0 +1,56 @@
+//! Exponential moving average of each batch's extremes.
+
+use super::extremes;
+use briquette_core::InputObserver;
+use std::sync::{Arc, Mutex};
+
+/// DeepSpeed's `QuantAct`: `r <- m r + (1 - m) batch` for both ends, begun at the first batch's range
+/// (and again while both ends are equal).
+#[derive(Debug)]
+pub struct MovingAverage {
+    momentum: f32,
+    range: Mutex<Option<(f32, f32)>>,
+}
+
+impl MovingAverage {
+    /// `momentum` in `[0, 1)`: the weight of the past.
+    pub fn new(momentum: f32) -> Self {
+        Self { momentum, range: Mutex::new(None) }
+    }
+}
+
+impl InputObserver for MovingAverage {
+    fn observe(&self, values: &[f32]) {
+        let Some((low, high)) = extremes(values) else { return };
+        let mut range = self.range.lock().expect("no holder of this lock panics");
+        let (l, h) = range.filter(|(l, h)| l != h).unwrap_or((low, high));
+        let m = self.momentum;
+        *range = Some((m * l + (1.0 - m) * low, m * h + (1.0 - m) * high));
+    }
+
+    fn range(&self) -> Option<(f32, f32)> {
+        *self.range.lock().expect("no holder of this lock panics")
+    }
+
+    fn fresh(&self) -> Arc<dyn InputObserver> {
+        Arc::new(Self::new(self.momentum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_vector_of_deepspeed() {
+        let close = |range: Option<(f32, f32)>, low: f32, high: f32| {
+            let (l, h) = range.expect("observed");
+            assert!((l - low).abs() < 1e-6 && (h - high).abs() < 1e-6, "{l} {h}");
+        };
+        let o = MovingAverage::new(0.95);
+        o.observe(&[-1.0, 2.0]);
+        close(o.range(), -1.0, 2.0);
+        o.observe(&[-3.0, 4.0]);
+        close(o.range(), -1.1, 2.1);
+    }
+}
