@@ -257,7 +257,11 @@ def main():
     raw = judge.read_config(options.artefact)
     if "quantization_config" not in raw:
         judge.refuse(f"{options.artefact}/config.json has no quantization_config")
-    config = QuantizationConfig.model_validate(raw["quantization_config"])
+    try:
+        config = QuantizationConfig.model_validate(raw["quantization_config"])
+    except ValueError as problem:
+        print(f"problem: quantization_config: {problem}")
+        sys.exit(1)
     tensors = Tensors(options.artefact)
     source = Tensors(options.source) if options.source else None
     failures = [f"quantization_config: {text}" for text in config_problems(config, tensors)]

@@ -1,1 +1,265 @@
-//! x
+//! The report: sizes, errors, quality and speed before and after, for people and for programs.
+
+use crate::artefact::LayerRecord;
+use briquette_checkpoint::TensorFiles;
+use briquette_core::InputQuantization;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Bytes of a model's tensors.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Sum over all tensors.
+    pub total: u64,
+    /// Sums by element type, as safetensors names it.
+    pub by_dtype: BTreeMap<String, u64>,
+}
+
+impl Bytes {
+    /// Of all tensors of a checkpoint.
+    pub fn of(files: &TensorFiles) -> Self {
+        let mut bytes = Self::default();
+        for tensor in files.tensors() {
+            let n = tensor.byte_len() as u64;
+            bytes.total += n;
+            *bytes.by_dtype.entry(tensor.dtype().to_string()).or_default() += n;
+        }
+        bytes
+    }
+}
+
+/// One packed layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Its name.
+    pub name: String,
+    /// Canonical shape `[out, in]`.
+    pub shape: [usize; 2],
+    /// Bits of a weight.
+    pub bits: u32,
+    /// Columns that share a scale.
+    pub group: usize,
+    /// Packed weight, scales and zero points.
+    pub bytes: u64,
+    /// The same weight in 32-bit floats.
+    pub fp32_bytes: u64,
+    /// Frobenius norm of the change, relative to that of the weight.
+    pub relative_error: f64,
+    /// How the layer's input is quantized, where it is.
+    pub input: Option<InputQuantization>,
+}
+
+impl LayerReport {
+    /// Of a packed layer whose tensors are in `files`.
+    pub fn new(record: &LayerRecord, files: &TensorFiles, input: Option<InputQuantization>) -> Self {
+        let prefix = format!("{}.weight", record.name);
+        let bytes = files.tensors().filter(|t| t.name().starts_with(&prefix)).map(|t| t.byte_len() as u64);
+        Self {
+            name: record.name.clone(),
+            shape: record.shape,
+            bits: record.bits,
+            group: record.group,
+            bytes: bytes.sum(),
+            fp32_bytes: 4 * (record.shape[0] * record.shape[1]) as u64,
+            relative_error: record.relative_error,
+            input,
+        }
+    }
+}
+
+/// A quality measured on data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// `accuracy` (a fraction) or `perplexity`.
+    pub metric: String,
+    /// Of the model that went in.
+    pub before: f64,
+    /// Of the artefact, reloaded.
+    pub after: f64,
+    /// Number of examples or tokens.
+    pub n: usize,
+    /// The data file.
+    pub data: String,
+}
+
+/// A forward pass timed, medians in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Examples at once.
+    pub batch: usize,
+    /// Tokens of each; 0 for images.
+    pub seq: usize,
+    /// Of the model that went in.
+    pub before_ms: f64,
+    /// Of the artefact, reloaded.
+    pub after_ms: f64,
+}
+
+/// Everything about one compression.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The model that went in.
+    pub model: String,
+    /// The backend everything ran on.
+    pub backend: String,
+    /// The device, in words.
+    pub device: String,
+    /// The only source of randomness.
+    pub seed: u64,
+    /// Tensors before.
+    pub bytes_before: Bytes,
+    /// Tensors after.
+    pub bytes_after: Bytes,
+    /// Packed layers, in model order.
+    pub layers: Vec<LayerReport>,
+    /// Quality, where evaluation data was given.
+    pub quality: Option<Quality>,
+    /// Speed before and after.
+    pub latency: Option<Latency>,
+    /// Seconds spent, by phase.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+impl Report {
+    /// Packed bytes of all packed layers as a share of their 32-bit size; `None` where none is.
+    pub fn packed_ratio(&self) -> Option<f64> {
+        let sum = |of: fn(&LayerReport) -> u64| self.layers.iter().map(of).sum::<u64>() as f64;
+        (!self.layers.is_empty()).then(|| sum(|l| l.bytes) / sum(|l| l.fp32_bytes))
+    }
+
+    /// The report as JSON text.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a report has string keys only");
+        text.push('\n');
+        text
+    }
+
+    /// The summary table: one row for each thing that changed.
+    pub fn summary(&self) -> String {
+        let mut out = String::new();
+        let mut row = |what: &str, before: String, after: String, change: String| {
+            writeln!(out, "| {what:<22} | {before:>12} | {after:>12} | {change:>10} |")
+                .expect("writing to a string does not fail");
+        };
+        row("", "before".into(), "after".into(), "change".into());
+        row("---", "---:".into(), "---:".into(), "---:".into());
+        let (a, b) = (self.bytes_before.total, self.bytes_after.total);
+        row("tensors", megabytes(a), megabytes(b), times(b as f64 / a.max(1) as f64));
+        if let Some(ratio) = self.packed_ratio() {
+            let fp32: u64 = self.layers.iter().map(|l| l.fp32_bytes).sum();
+            let packed: u64 = self.layers.iter().map(|l| l.bytes).sum();
+            row("packed layers, as f32", megabytes(fp32), megabytes(packed), times(ratio));
+        }
+        if let Some(q) = &self.quality {
+            let change = format!("{:+.4}", q.after - q.before);
+            row(&q.metric, format!("{:.4}", q.before), format!("{:.4}", q.after), change);
+        }
+        if let Some(l) = &self.latency {
+            let what = format!("ms at {} x {}", l.batch, l.seq);
+            let ratio = times(l.after_ms / l.before_ms.max(1e-9));
+            row(&what, format!("{:.2}", l.before_ms), format!("{:.2}", l.after_ms), ratio);
+        }
+        out
+    }
+
+    /// The report as Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut out =
+            format!("# {}\n\nOn {} ({}), seed {}.\n\n", self.model, self.device, self.backend, self.seed);
+        out.push_str(&self.summary());
+        if let Some(l) = self.latency.as_ref().filter(|l| l.after_ms > l.before_ms) {
+            let slower = l.after_ms / l.before_ms.max(1e-9);
+            let text = format!("\nThe compressed model is {slower:.2} times as slow as the original here.\n");
+            out.push_str(&text);
+        }
+        out.push_str("\n## Bytes by element type\n\n| type | before | after |\n|---|---:|---:|\n");
+        let types: std::collections::BTreeSet<&String> =
+            self.bytes_before.by_dtype.keys().chain(self.bytes_after.by_dtype.keys()).collect();
+        for dtype in types {
+            let of = |b: &Bytes| b.by_dtype.get(dtype).copied().unwrap_or(0);
+            let line = format!("| {dtype} | {} | {} |\n", of(&self.bytes_before), of(&self.bytes_after));
+            out.push_str(&line);
+        }
+        out.push_str("\n## Packed layers\n\n");
+        out.push_str("| layer | shape | bits | columns a scale | bytes | relative error | input |\n");
+        out.push_str("|---|---|---:|---:|---:|---:|---|\n");
+        for layer in &self.layers {
+            out.push_str(&layer_row(layer));
+        }
+        out
+    }
+}
+
+fn layer_row(l: &LayerReport) -> String {
+    let input = match &l.input {
+        Some(q) => format!("{} bits, {}", q.bits, range(q)),
+        None => "float".into(),
+    };
+    let [rows, columns] = l.shape;
+    let error = l.relative_error;
+    format!(
+        "| {} | {rows} x {columns} | {} | {} | {} | {error:.5} | {input} |\n",
+        l.name, l.bits, l.group, l.bytes
+    )
+}
+
+fn range(q: &InputQuantization) -> String {
+    match q.range {
+        briquette_core::InputRange::Dynamic => "dynamic".into(),
+        briquette_core::InputRange::Static { min, max } => format!("static {min:.3} .. {max:.3}"),
+        briquette_core::InputRange::Pending => "not calibrated".into(),
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.3} MB", bytes as f64 / 1e6)
+}
+
+fn times(ratio: f64) -> String {
+    format!("x {ratio:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let bytes = |total| Bytes { total, by_dtype: BTreeMap::from([("F16".into(), total)]) };
+        Report {
+            model: "m".into(),
+            backend: "cpu".into(),
+            device: "a processor".into(),
+            seed: 0,
+            bytes_before: bytes(2_000_000),
+            bytes_after: bytes(1_000_000),
+            layers: vec![LayerReport {
+                name: "fc".into(),
+                shape: [10, 100],
+                bits: 8,
+                group: 100,
+                bytes: 1040,
+                fp32_bytes: 4000,
+                relative_error: 0.003,
+                input: None,
+            }],
+            quality: None,
+            latency: Some(Latency { batch: 1, seq: 16, before_ms: 1.0, after_ms: 2.0 }),
+            seconds: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn markdown_says_when_compression_made_it_slower() {
+        let text = report().to_markdown();
+        assert!(text.contains("2.00 times as slow"), "{text}");
+        assert!(text.contains("| fc | 10 x 100 | 8 | 100 | 1040 | 0.00300 | float |"), "{text}");
+    }
+
+    #[test]
+    fn json_round_trip() {
+        let r = report();
+        assert_eq!(serde_json::from_str::<Report>(&r.to_json()).expect("our own JSON"), r);
+        assert_eq!(r.packed_ratio(), Some(0.26));
+    }
+}

@@ -21,6 +21,8 @@ mod packing;
 mod portable;
 mod quantize;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 pub use attention::attention;
 pub use fused::{gelu, gelu_tanh, layer_norm};

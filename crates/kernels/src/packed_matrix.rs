@@ -45,8 +45,8 @@ impl<B: Backend> PackedMatrix<B> {
     /// codes and empty otherwise; all row-major.
     ///
     /// # Panics
-    /// When a length does not fit the shape, `bits` is not in 1 to 8, or `group` does not divide
-    /// `in`. What comes from a file must be checked before.
+    /// When a length does not fit the shape, `bits` is not in 1 to 8 (not 1 for binary codes), or
+    /// `group` does not divide `in`. What comes from a file must be checked before.
     #[expect(clippy::too_many_arguments, reason = "the parts of a packed weight, each once, at one place")]
     pub fn new(
         words: Vec<u32>,
@@ -59,6 +59,7 @@ impl<B: Backend> PackedMatrix<B> {
         device: &B::Device,
     ) -> Self {
         check_bits(bits);
+        assert!(code != Code::Binary || bits == 1, "binary codes have 1 bit, not {bits}");
         let [out, columns] = shape;
         assert!(group > 0 && columns % group == 0, "groups of {group} do not divide {columns} inputs");
         let width = words_per_row(columns, bits);

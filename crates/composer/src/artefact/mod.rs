@@ -1,1 +1,34 @@
-//! x
+//! The artefact: a folder that holds a compressed model and everything needed to rebuild it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config.json` | the model's own configuration, with `quantization_config` where the compressed-tensors format can express what was done |
+//! | `model.safetensors` | packed weights in the layout of compressed-tensors, all other tensors in the types of the source |
+//! | `briquette.json` | the [`Manifest`]: format version, recipe, plan, how each layer is packed, digests |
+//! | `report.json`, `report.md` | the report |
+//! | `tokenizer.json` and the like | copied |
+//!
+//! A folder is written beside its destination and renamed, so that it is whole or absent. Reading
+//! compares digests and checks every tensor's type and shape before anything is allocated.
+
+mod compressed_tensors;
+mod decode;
+mod digest;
+mod encode;
+mod error;
+mod manifest;
+mod read;
+mod write;
+
+pub use digest::sha256_hex;
+pub use error::ArtefactError;
+pub use manifest::{FORMAT_VERSION, Format, LayerRecord, Manifest, ZeroLayout};
+pub use read::Artefact;
+pub use write::{Source, Staged, stage};
+
+/// Name of the manifest's file, by which an artefact is recognised.
+pub const MANIFEST: &str = "briquette.json";
+/// Name of the model's configuration.
+pub const CONFIG: &str = "config.json";
+/// Name of the tensors' file.
+pub const TENSORS: &str = "model.safetensors";

@@ -8,12 +8,13 @@ mod walk;
 
 pub use calibrate::CalibrationError;
 pub use finish::{FinishError, Finished, FinishedLayer};
+pub(crate) use finish::{code_of, set_packed};
 pub use train::{Trainable, Trained};
 
 use crate::plan::Plan;
 use briquette_core::{
-    Attached, Clock, InputObserver, InputQuantization, LayerKind, Schedule, SessionState, Site,
-    Stage, StateBuilder, Step, materialize, stop, to_canonical,
+    Attached, Clock, InputObserver, InputQuantization, LayerKind, Schedule, SessionState, Site, Stage,
+    StateBuilder, Step, materialize, stop, to_canonical,
 };
 use briquette_nn::{Compressible, LayerMut, LayerPath, visit_layers};
 use burn::module::{ModuleVisitor, Param};

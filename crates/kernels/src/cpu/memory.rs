@@ -28,7 +28,7 @@ pub(crate) fn to_vec<const D: usize>(x: Tensor<Flex, D>) -> Vec<f32> {
 
 /// Applies `kernel` to whole rows at a time, in parallel; in place where nobody else holds the
 /// tensor.
-pub(crate) fn map_rows(x: Tensor<Flex, 2>, kernel: impl Fn(&mut [f32]) + Sync) -> Tensor<Flex, 2> {
+pub(crate) fn map_rows(x: Tensor<Flex, 2>, kernel: impl Fn(&mut [f32]) + Send + Sync) -> Tensor<Flex, 2> {
     let [rows, columns] = x.dims();
     if rows * columns == 0 {
         return x;

@@ -41,8 +41,7 @@ impl Rule {
             return (1.0, 0.0);
         }
         if self.q.symmetric {
-            let largest = if self.q.range.is_some() { min.abs().max(max) } else { min.abs().max(max.abs()) };
-            return (one_for_zero(largest / self.divisor), 0.0);
+            return (one_for_zero(min.abs().max(max) / self.divisor), 0.0);
         }
         if !self.q.full_range {
             (min, max) = (min.min(0.0), max.max(0.0));
@@ -140,6 +139,33 @@ vectorised! {
     }
 }
 
+/// Codes in signed bytes, the operand of an integer product.
+pub(crate) struct ByteRows {
+    /// `[rows, columns]`; those of an asymmetric quantization less `2^(bits-1)`.
+    pub(crate) codes: Vec<i8>,
+    /// `(scale, zero)` of each row: `value = code * scale + zero` with the codes as stored here.
+    pub(crate) grids: Vec<(f32, f64)>,
+    /// Whether the zeros are anything but zero.
+    pub(crate) has_zero: bool,
+}
+
+/// Quantizes to bytes; `columns > 0`.
+pub(crate) fn quantize_to_bytes(x: &[f32], columns: usize, q: TokenQuant) -> ByteRows {
+    let rule = Rule::new(q);
+    let lowered = if q.symmetric { 0.0 } else { q.levels() / 2.0 };
+    let rows = x.len() / columns;
+    let mut codes = vec![0i8; x.len()];
+    let mut grids = vec![(1.0f32, 0.0f32); rows];
+    let task = rows_per_task(rows, columns);
+    codes
+        .par_chunks_mut(task * columns)
+        .zip(grids.par_chunks_mut(task))
+        .zip(x.par_chunks(task * columns))
+        .for_each(|((codes, grids), x)| bytes_slice(x, columns, rule, lowered, codes, grids));
+    let raise = |(scale, zero): (f32, f32)| (scale, f64::from(zero) + f64::from(lowered) * f64::from(scale));
+    ByteRows { codes, grids: grids.into_iter().map(raise).collect(), has_zero: !q.symmetric }
+}
+
 vectorised! {
     /// Codes of `x: [rows, columns]` as signed bytes, unsigned codes lowered by `lowered`.
     fn bytes_slice(
@@ -152,10 +178,13 @@ vectorised! {
     ) {
         let rows = x.chunks_exact(columns).zip(codes.chunks_exact_mut(columns)).zip(grids);
         for ((row, codes), grid) in rows {
-            *grid = rule.grid(row);
+            let (scale, zero) = rule.grid(row);
             for (v, code) in row.iter().zip(codes) {
-                *code = (rule.code(*v, grid.0, grid.1) - lowered) as i32 as i8;
+                *code = (rule.code(*v, scale, zero) - lowered) as i32 as i8;
             }
+            // A constant row is all zero point: nothing is left to cancel, and padding stays exactly zero.
+            let constant = !rule.q.symmetric && row.iter().all(|v| *v == row[0]);
+            *grid = if constant { (0.0, rule.code(row[0], scale, zero) * scale + zero) } else { (scale, zero) };
         }
     }
 }

@@ -30,7 +30,7 @@ fn run(x: &[f32], groups: usize, scheme: &WeightScheme) -> Vec<f32> {
 fn check(bits: u32, symmetric: bool, groups: usize, expected: [f32; 8]) {
     let got = run(&X, groups, &scheme(bits, symmetric, ScaleRule::DeepSpeed));
     for (g, e) in got.iter().zip(expected) {
-        assert!((g - e).abs() <= 1e-7, "{bits} bits: {got:?} against {expected:?}");
+        assert!((g - e).abs() <= 2e-7, "{bits} bits: {got:?} against {expected:?}");
     }
 }
 

@@ -1,0 +1,17 @@
+//! NVIDIA GPUs.
+
+use super::{On, Work};
+use crate::error::CliError;
+use briquette_kernels::backend::Cuda;
+use std::process::Command;
+
+pub(super) fn run(work: impl Work) -> Result<(), CliError> {
+    work.run::<Cuda>(&On { device: Default::default(), backend: "cuda", name: gpu() })
+}
+
+/// The GPU's name as the driver's own tool says it.
+fn gpu() -> String {
+    let query = Command::new("nvidia-smi").args(["--query-gpu=name", "--format=csv,noheader"]).output();
+    let names = query.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    names.lines().next().map_or("an NVIDIA GPU", str::trim).to_string()
+}

@@ -1,0 +1,42 @@
+//! Backends: generic code is instantiated here and nowhere else, each backend behind its feature.
+
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "wgpu")]
+mod wgpu;
+
+use crate::args::BackendChoice;
+use crate::error::CliError;
+use burn::prelude::*;
+
+/// A command that computes, written once for every backend.
+pub(crate) trait Work {
+    fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError>;
+}
+
+/// A backend's device and how to call it.
+pub(crate) struct On<B: Backend> {
+    pub(crate) device: B::Device,
+    /// `cpu`, `wgpu` or `cuda`.
+    pub(crate) backend: &'static str,
+    /// The device in words.
+    pub(crate) name: String,
+}
+
+/// Runs `work` on the backend asked for.
+pub(crate) fn run(choice: BackendChoice, work: impl Work) -> Result<(), CliError> {
+    match choice {
+        BackendChoice::Cpu => cpu::run(work),
+        #[cfg(feature = "wgpu")]
+        BackendChoice::Wgpu => wgpu::run(work),
+        #[cfg(feature = "cuda")]
+        BackendChoice::Cuda => cuda::run(work),
+        #[cfg(not(all(feature = "wgpu", feature = "cuda")))]
+        #[allow(unreachable_patterns, reason = "reached by the choices whose feature is off")]
+        other => {
+            let name = format!("{other:?}").to_lowercase();
+            Err(CliError::Backend(format!("`{name}` is not built in: build with `--features {name}`")))
+        }
+    }
+}

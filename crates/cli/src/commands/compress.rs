@@ -1,0 +1,228 @@
+//! `briquette compress`: a model and a recipe to an artefact and a report.
+
+use crate::args::CompressArgs;
+use crate::backend::{On, Work};
+use crate::commands::bench::{median, time};
+use crate::commands::plan;
+use crate::error::{CliError, write_file};
+use crate::model::{Opened, short_name};
+use crate::progress::Progress;
+use briquette_checkpoint::TensorFiles;
+use briquette_composer::artefact::{Source, Staged, sha256_hex, stage};
+use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report};
+use briquette_composer::{Finished, Plan, Session};
+use briquette_models::{CONFIG_FILE, Evaluation, Examples, Inputs, ModelJob, Pretrained, Task, evaluate};
+use burn::prelude::*;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Files that belong to a model and are copied as they are.
+const COMPANIONS: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+];
+/// Tokens of the example on which the report times the model.
+const REPORT_SEQ: usize = 16;
+/// Time the report spends on timing each of the two models.
+const REPORT_BUDGET: Duration = Duration::from_millis(150);
+
+pub(crate) struct Compress<'a>(pub(crate) &'a CompressArgs);
+
+impl Work for Compress<'_> {
+    fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError> {
+        let args = self.0;
+        refuse_training(args)?;
+        let opened = Opened::new(&args.model)?;
+        if opened.artefact.is_some() {
+            let text = format!("{}: is compressed already; compress the original", opened.folder.display());
+            return Err(CliError::Usage(text));
+        }
+        let plan: Plan<B> = plan::make(&args.recipe, &opened.config.view())?;
+        let read = |file: &PathBuf| Examples::read(file, &opened.config.task(), &opened.folder);
+        let calib = args.calib.as_ref().map(read).transpose()?;
+        let eval = args.eval.as_ref().map(read).transpose()?;
+        let job = Job { args, opened: &opened, plan, calib, eval, on, seconds: BTreeMap::new() };
+        opened.config.run(job)
+    }
+}
+
+/// Training is a later version's; a flag that would do nothing is refused.
+fn refuse_training(args: &CompressArgs) -> Result<(), CliError> {
+    let given = [
+        ("--train", args.train.is_some()),
+        ("--teacher", args.teacher.is_some()),
+        ("--epochs", args.epochs.is_some()),
+        ("--lr", args.lr.is_some()),
+        ("--resume", args.resume),
+    ];
+    match given.iter().find(|(_, there)| *there) {
+        Some((flag, _)) => Err(CliError::Usage(format!("{flag}: training is not available in this version"))),
+        None => Ok(()),
+    }
+}
+
+struct Job<'a, B: Backend> {
+    args: &'a CompressArgs,
+    opened: &'a Opened,
+    plan: Plan<B>,
+    calib: Option<Examples>,
+    eval: Option<Examples>,
+    on: &'a On<B>,
+    seconds: BTreeMap<String, f64>,
+}
+
+impl<B: Backend> ModelJob<B> for Job<'_, B> {
+    type Output = Result<(), CliError>;
+
+    fn run<M: Pretrained<B>>(mut self, config: &M::Config) -> Self::Output {
+        let model: M = self.timed("load", |job| job.opened.load(config, &job.on.device))?;
+        let finished = self.timed("compress", |job| job.compress(&model))?;
+        let staged = self.timed("write", |job| job.stage(&finished, &model))?;
+        drop(finished);
+        let compressed = Opened::at(staged.path().to_path_buf())?;
+        let reloaded: M = self.timed("reload", |job| compressed.load(config, &job.on.device))?;
+        let latency = self.timed("time", |job| job.latency(&model, &reloaded))?;
+        let quality = self.timed("evaluate", |job| job.quality(&model, &reloaded))?;
+        let report = self.report(&compressed, quality, latency)?;
+        staged.write("report.json", &report.to_json())?;
+        staged.write("report.md", &report.to_markdown())?;
+        let out = staged.commit()?;
+        if let Some(path) = &self.args.json {
+            write_file(path, &report.to_json())?;
+        }
+        print!("{}", report.summary());
+        println!("written to {}", out.display());
+        Ok(())
+    }
+}
+
+impl<B: Backend> Job<'_, B> {
+    fn timed<T>(
+        &mut self,
+        phase: &str,
+        work: impl FnOnce(&Self) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        let begin = Instant::now();
+        let result = work(self);
+        self.seconds.insert(phase.into(), begin.elapsed().as_secs_f64());
+        result
+    }
+
+    fn compress<M: Pretrained<B>>(&self, model: &M) -> Result<Finished<B, M>, CliError> {
+        let mut session = self.plan.attach(model, self.args.seed);
+        self.calibrate(&mut session)?;
+        let mut progress = Progress::new("compressing");
+        Ok(session.finish_with(&mut |done, total| progress.at(done, total))?)
+    }
+
+    fn calibrate<M: Pretrained<B>>(&self, session: &mut Session<B, M>) -> Result<(), CliError> {
+        match (&self.calib, session.needs_calibration()) {
+            (None, false) => Ok(()),
+            (None, true) => {
+                let text = "the recipe asks for static input ranges: give data for them with --calib FILE";
+                Err(CliError::Usage(text.into()))
+            }
+            (Some(_), false) => {
+                Err(CliError::Usage("--calib: the recipe has no static input ranges to calibrate".into()))
+            }
+            (Some(examples), true) => session.calibrate(|model| {
+                let mut progress = Progress::new("calibrating");
+                let mut done = 0;
+                for part in examples.by_length(self.args.batch) {
+                    let batch = examples.batch(&part, &self.on.device);
+                    let _ = model.logits(batch.inputs).into_data();
+                    done += part.len();
+                    progress.at(done, examples.len());
+                }
+                Ok(())
+            }),
+        }
+    }
+
+    fn stage<M: Pretrained<B>>(&self, finished: &Finished<B, M>, model: &M) -> Result<Staged, CliError> {
+        let naming = model.naming();
+        let folder = &self.opened.folder;
+        let files = TensorFiles::open(folder)?;
+        let mut made_from = BTreeMap::new();
+        for path in files.paths().chain([folder.join(CONFIG_FILE).as_path(), &self.args.recipe]) {
+            made_from.insert(file_name(path), digest_of(path)?);
+        }
+        let source = Source {
+            config: self.opened.config.to_json(),
+            dtypes: naming.dtypes(&files),
+            naming: &naming,
+            copy: COMPANIONS.iter().map(|n| folder.join(n)).filter(|p| p.is_file()).collect(),
+            made_from,
+            seed: self.args.seed,
+        };
+        Ok(stage(finished, &source, &self.args.out)?)
+    }
+
+    fn latency<M: Pretrained<B>>(&self, before: &M, after: &M) -> Result<Option<Latency>, CliError> {
+        let task = self.opened.config.task();
+        let seq = match &task {
+            Task::Vision { .. } => 0,
+            Task::Classification { max_tokens: most, .. } | Task::LanguageModel { window: most, .. } => {
+                REPORT_SEQ.min(*most)
+            }
+        };
+        let inputs = Inputs::dummy(&task, 1, seq, &self.on.device)?;
+        let ms = |model: &M| median(&time(model, &inputs, REPORT_BUDGET));
+        Ok(Some(Latency { batch: 1, seq, before_ms: ms(before), after_ms: ms(after) }))
+    }
+
+    fn quality<M: Pretrained<B>>(&self, before: &M, after: &M) -> Result<Option<Quality>, CliError> {
+        let (Some(examples), Some(data)) = (&self.eval, &self.args.eval) else { return Ok(None) };
+        let task = self.opened.config.task();
+        let measure = |what: &str, model: &M| -> Result<Evaluation, CliError> {
+            let mut progress = Progress::new(what);
+            let shown = &mut |done, total| progress.at(done, total);
+            Ok(evaluate(model, &task, examples, self.args.batch, &self.on.device, shown)?)
+        };
+        let (a, b) = (measure("evaluating original", before)?, measure("evaluating artefact", after)?);
+        let (metric, data) = (a.metric.to_string(), file_name(data));
+        Ok(Some(Quality { metric, before: a.value, after: b.value, n: b.n, data }))
+    }
+
+    fn report(
+        &self,
+        compressed: &Opened,
+        quality: Option<Quality>,
+        latency: Option<Latency>,
+    ) -> Result<Report, CliError> {
+        let Some(artefact) = &compressed.artefact else {
+            return Err(CliError::Internal("the artefact just written is not recognised as one".into()));
+        };
+        let manifest = artefact.manifest();
+        let input = |name: &String| manifest.inputs.get(name).copied();
+        let layer = |l| LayerReport::new(l, artefact.files(), input(&l.name));
+        Ok(Report {
+            model: short_name(&self.args.model),
+            backend: self.on.backend.into(),
+            device: self.on.name.clone(),
+            seed: self.args.seed,
+            bytes_before: Bytes::of(&TensorFiles::open(&self.opened.folder)?),
+            bytes_after: Bytes::of(artefact.files()),
+            layers: manifest.layers.iter().map(layer).collect(),
+            quality,
+            latency,
+            seconds: self.seconds.clone(),
+        })
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn digest_of(path: &Path) -> Result<String, CliError> {
+    Ok(sha256_hex(&std::fs::read(path).map_err(|e| CliError::io(path, e))?))
+}

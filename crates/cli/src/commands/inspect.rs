@@ -1,0 +1,50 @@
+//! `briquette inspect`: what is in a folder.
+
+use crate::args::InspectArgs;
+use crate::error::CliError;
+use crate::model::Opened;
+use briquette_checkpoint::TensorFiles;
+use briquette_composer::artefact::Artefact;
+use briquette_composer::report::Bytes;
+
+pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
+    let opened = Opened::new(&args.dir)?;
+    let view = opened.config.view();
+    let task = opened.config.task();
+    println!("{}", opened.folder.display());
+    println!("measured by {}, {} parameters, {} layers", task.metric(), view.num_params(), view.sites.len());
+    match &opened.artefact {
+        Some(artefact) => {
+            packed(artefact);
+            bytes(artefact.files());
+        }
+        None => {
+            let files = TensorFiles::open(&opened.folder)?;
+            for site in &view.sites {
+                println!("{}  {} x {}", site.name, site.shape[0], site.shape[1]);
+            }
+            bytes(&files);
+        }
+    }
+    Ok(())
+}
+
+fn packed(artefact: &Artefact) {
+    let manifest = artefact.manifest();
+    println!("artefact, format {}, by {}", manifest.format_version, manifest.written_by);
+    for layer in &manifest.layers {
+        let input = match manifest.inputs.get(&layer.name) {
+            Some(q) => format!(", input {} bits", q.bits),
+            None => String::new(),
+        };
+        let [rows, columns] = layer.shape;
+        let (name, bits, group, error) = (&layer.name, layer.bits, layer.group, layer.relative_error);
+        println!("{name}  {rows} x {columns}  {bits} bits, {group} columns a scale, error {error:.5}{input}");
+    }
+}
+
+fn bytes(files: &TensorFiles) {
+    let bytes = Bytes::of(files);
+    let types: Vec<String> = bytes.by_dtype.iter().map(|(t, n)| format!("{t} {n}")).collect();
+    println!("{} bytes of tensors: {}", bytes.total, types.join(", "));
+}

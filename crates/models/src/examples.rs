@@ -1,0 +1,286 @@
+//! Data ready for a model, and batches of it.
+
+use crate::data::{self, Data, DataError, RECORD_BYTES};
+use crate::error::ModelError;
+use crate::task::{Batch, IMAGE_SIDE, Inputs, Task};
+use crate::tokens::Tokens;
+use burn::prelude::*;
+use std::path::Path;
+
+/// Share of a batch that may be padding before a new batch is begun.
+const MAX_PADDING: f64 = 0.125;
+
+/// Batches of which a training pass sorts the texts by length at a time: enough that little is padded, few
+/// enough that batches stay random.
+const SORTED_TOGETHER: usize = 50;
+
+/// The examples of a data file: texts, windows of a text, or images.
+#[derive(Debug, Clone)]
+pub struct Examples(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Texts { ids: Vec<Vec<u32>>, labels: Vec<usize>, pad: u32 },
+    Windows { ids: Vec<u32>, window: usize },
+    Images { records: Vec<u8>, mean: [f32; 3], std: [f32; 3] },
+}
+
+impl Examples {
+    /// Reads a data file for a model that does `task`; `folder` is the model's, for its tokenizer.
+    ///
+    /// # Errors
+    /// When the file is malformed, empty or of another kind than the task's, or the tokenizer cannot be used.
+    pub fn read(
+        file: impl AsRef<Path>,
+        task: &Task,
+        folder: impl AsRef<Path>,
+    ) -> Result<Self, ModelError> {
+        let file = file.as_ref();
+        let data = data::read(file, task)?;
+        Ok(Self(match (data, task) {
+            (Data::Sentences(rows), Task::Classification { vocabulary, max_tokens, pad, .. }) => {
+                let (texts, labels): (Vec<String>, Vec<usize>) = rows.into_iter().unzip();
+                let ids = Tokens::from_dir(folder, *vocabulary)?.encode_each(&texts, *max_tokens)?;
+                if let Some(example) = ids.iter().position(Vec::is_empty) {
+                    let reason = "the tokenizer makes no token of the sentence".into();
+                    // The header is line 1, and `position` counts from 0.
+                    return Err(DataError::Line { file: file.into(), line: example + 2, reason }.into());
+                }
+                Kind::Texts { ids, labels, pad: *pad }
+            }
+            (Data::Text(text), Task::LanguageModel { vocabulary, window }) => {
+                let (ids, window) = (Tokens::from_dir(folder, *vocabulary)?.encode_lines(&text)?, *window);
+                if ids.len() <= window {
+                    return Err(DataError::Short { file: file.into(), tokens: ids.len(), window }.into());
+                }
+                Kind::Windows { ids, window }
+            }
+            (Data::Records(records), Task::Vision { mean, std, .. }) => {
+                Kind::Images { records, mean: *mean, std: *std }
+            }
+            _ => unreachable!("`data::read` gives what goes with the task"),
+        }))
+    }
+
+    /// Number of texts, windows or images.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Kind::Texts { ids, .. } => ids.len(),
+            // The last target of a window is the token after it.
+            Kind::Windows { ids, window } => (ids.len() - 1) / window,
+            Kind::Images { records, .. } => records.len() / RECORD_BYTES,
+        }
+    }
+
+    /// Whether there are none; a file without examples is an error, so that there are some.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens of an example; 1 for an image.
+    fn tokens(&self, example: usize) -> usize {
+        match &self.0 {
+            Kind::Texts { ids, .. } => ids[example].len(),
+            Kind::Windows { window, .. } => *window,
+            Kind::Images { .. } => 1,
+        }
+    }
+
+    /// All examples once, for measurement: at most `batch` at a time, the shortest first, so that little is padded.
+    pub fn by_length(&self, batch: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(|example| self.tokens(*example));
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        let mut tokens = 0;
+        for example in order {
+            let own = self.tokens(example);
+            let count = batches.last().map_or(0, Vec::len);
+            let padded = own * (count + 1);
+            let padding = 1.0 - (tokens + own) as f64 / padded as f64;
+            match batches.last_mut() {
+                Some(last) if count < batch && padding <= MAX_PADDING => {
+                    last.push(example);
+                    tokens += own;
+                }
+                _ => {
+                    batches.push(vec![example]);
+                    tokens = own;
+                }
+            }
+        }
+        batches
+    }
+
+    /// All examples once, for training: at most `batch` at a time, in an order that `seed` decides. Texts of about
+    /// the same length go together.
+    pub fn shuffled(&self, batch: usize, seed: u64) -> Vec<Vec<usize>> {
+        let (batch, mut random) = (batch.max(1), SplitMix(seed));
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        random.shuffle(&mut order);
+        for part in order.chunks_mut(batch * SORTED_TOGETHER) {
+            part.sort_by_key(|example| self.tokens(*example));
+        }
+        let mut batches: Vec<Vec<usize>> = order.chunks(batch).map(<[usize]>::to_vec).collect();
+        random.shuffle(&mut batches);
+        batches
+    }
+
+    /// Some examples as one batch, padded to its longest text.
+    ///
+    /// # Panics
+    /// When an index is not below [`len`](Self::len).
+    pub fn batch<B: Backend>(&self, examples: &[usize], device: &B::Device) -> Batch<B> {
+        match &self.0 {
+            Kind::Texts { ids, labels, pad } => {
+                let rows: Vec<&[u32]> = examples.iter().map(|e| ids[*e].as_slice()).collect();
+                let targets = examples.iter().map(|e| labels[*e] as i32).collect();
+                Batch { inputs: padded(&rows, *pad, device), targets: ints(targets, device) }
+            }
+            Kind::Windows { ids, window } => {
+                let at = |shift: usize| -> Vec<u32> {
+                    let part = |e: &usize| ids[e * window + shift..][..*window].iter().copied();
+                    examples.iter().flat_map(part).collect()
+                };
+                let (inputs, targets) = (at(0), at(1));
+                let rows: Vec<&[u32]> = inputs.chunks(*window).collect();
+                let targets = targets.into_iter().map(|id| id as i32).collect();
+                Batch { inputs: padded(&rows, 0, device), targets: ints(targets, device) }
+            }
+            Kind::Images { records, mean, std } => {
+                let rows: Vec<&[u8]> =
+                    examples.iter().map(|e| &records[e * RECORD_BYTES..][..RECORD_BYTES]).collect();
+                let targets = rows.iter().map(|r| i32::from(r[0])).collect();
+                Batch { inputs: images(&rows, *mean, *std, device), targets: ints(targets, device) }
+            }
+        }
+    }
+}
+
+fn ints<B: Backend>(values: Vec<i32>, device: &B::Device) -> Tensor<B, 1, Int> {
+    let n = values.len();
+    Tensor::from_data(TensorData::new(values, [n]), device)
+}
+
+fn padded<B: Backend>(rows: &[&[u32]], pad: u32, device: &B::Device) -> Inputs<B> {
+    let longest = rows.iter().map(|r| r.len()).max().unwrap_or(0);
+    let matrix = |fill: &dyn Fn(&[u32], usize) -> i32| {
+        let values: Vec<i32> = rows.iter().flat_map(|row| (0..longest).map(|i| fill(row, i))).collect();
+        Tensor::from_data(TensorData::new(values, [rows.len(), longest]), device)
+    };
+    let ids = matrix(&|row, i| row.get(i).copied().unwrap_or(pad) as i32);
+    let even = rows.iter().all(|r| r.len() == longest);
+    let mask = (!even).then(|| matrix(&|row, i| i32::from(i < row.len())));
+    Inputs::Tokens { ids, mask }
+}
+
+fn images<B: Backend>(rows: &[&[u8]], mean: [f32; 3], std: [f32; 3], device: &B::Device) -> Inputs<B> {
+    let plane = IMAGE_SIDE * IMAGE_SIDE;
+    let pixels: Vec<f32> = rows
+        .iter()
+        .flat_map(|row| row[1..].chunks(plane).zip(mean.iter().zip(&std)))
+        .flat_map(|(plane, (mean, std))| plane.iter().map(move |p| (f32::from(*p) / 255.0 - mean) / std))
+        .collect();
+    let shape = [rows.len(), 3, IMAGE_SIDE, IMAGE_SIDE];
+    Inputs::Images(Tensor::from_data(TensorData::new(pixels, shape), device))
+}
+
+/// The generator of Steele et al. 2014 ("Fast splittable pseudorandom number generators"): the same numbers
+/// everywhere, whatever happens to the versions of other crates.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Fisher and Yates.
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for i in (1..list.len()).rev() {
+            let j = (self.next() % (i as u64 + 1)) as usize;
+            list.swap(i, j);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::Flex;
+
+    fn texts(lengths: &[usize]) -> Examples {
+        let ids = lengths.iter().map(|n| (1..=*n as u32).collect()).collect();
+        Examples(Kind::Texts { ids, labels: vec![1; lengths.len()], pad: 9 })
+    }
+
+    fn each_once(batches: &[Vec<usize>], n: usize) {
+        let mut all = batches.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..n).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn batches_by_length_hold_each_example_once_and_pad_little() {
+        let lengths: Vec<usize> = (0..100).map(|i| 1 + i * 37 % 50).collect();
+        let examples = texts(&lengths);
+        let batches = examples.by_length(16);
+        each_once(&batches, 100);
+        for batch in &batches {
+            let longest = batch.iter().map(|e| lengths[*e]).max().unwrap_or(0);
+            let tokens: usize = batch.iter().map(|e| lengths[*e]).sum();
+            assert!(batch.len() <= 16);
+            assert!(tokens as f64 >= (1.0 - MAX_PADDING) * (longest * batch.len()) as f64);
+        }
+        assert_eq!(texts(&[3; 5]).by_length(2), [vec![0, 1], vec![2, 3], vec![4]]);
+    }
+
+    #[test]
+    fn shuffling_follows_the_seed() {
+        let examples = texts(&[5; 101]);
+        let batches = examples.shuffled(8, 3);
+        each_once(&batches, 101);
+        assert_eq!(batches, examples.shuffled(8, 3));
+        assert_ne!(batches, examples.shuffled(8, 4));
+    }
+
+    #[test]
+    fn texts_are_padded_and_masked_only_where_needed() {
+        let device = Default::default();
+        let batch = texts(&[2, 3]).batch::<Flex>(&[0, 1], &device);
+        let Inputs::Tokens { ids, mask: Some(mask) } = batch.inputs else { panic!("tokens with a mask") };
+        ids.into_data().assert_eq(&TensorData::from([[1, 2, 9], [1, 2, 3]]), false);
+        mask.into_data().assert_eq(&TensorData::from([[1, 1, 0], [1, 1, 1]]), false);
+        let batch = texts(&[3, 3]).batch::<Flex>(&[0, 1], &device);
+        assert!(matches!(batch.inputs, Inputs::Tokens { mask: None, .. }));
+    }
+
+    #[test]
+    fn windows_predict_the_same_window_shifted_by_one() {
+        let device = Default::default();
+        for (tokens, windows) in [(5, 1), (8, 1), (9, 2), (12, 2)] {
+            let examples = Examples(Kind::Windows { ids: (0..tokens).collect(), window: 4 });
+            assert_eq!(examples.len(), windows, "{tokens} tokens");
+        }
+        let examples = Examples(Kind::Windows { ids: (0..10).collect(), window: 4 });
+        let batch = examples.batch::<Flex>(&[0, 1], &device);
+        let Inputs::Tokens { ids, mask: None } = batch.inputs else { panic!("tokens without a mask") };
+        ids.into_data().assert_eq(&TensorData::from([[0, 1, 2, 3], [4, 5, 6, 7]]), false);
+        batch.targets.into_data().assert_eq(&TensorData::from([1, 2, 3, 4, 5, 6, 7, 8]), false);
+    }
+
+    #[test]
+    fn pixels_are_normalized_per_channel() {
+        let mut records = vec![255; RECORD_BYTES];
+        records[0] = 7;
+        records[1] = 0;
+        let (mean, std) = ([0.5, 0.25, 0.0], [0.5, 0.25, 2.0]);
+        let batch = Examples(Kind::Images { records, mean, std }).batch::<Flex>(&[0], &Default::default());
+        batch.targets.into_data().assert_eq(&TensorData::from([7]), false);
+        let Inputs::Images(images) = batch.inputs else { panic!("images") };
+        assert_eq!(images.dims(), [1, 3, 32, 32]);
+        let values = images.into_data().into_vec::<f32>().expect("floats");
+        assert_eq!([values[0], values[1], values[1024], values[2048]], [-1.0, 1.0, 3.0, 0.5]);
+    }
+}

@@ -1,0 +1,141 @@
+//! What all models have in common, and how a program is written once for all of them.
+
+use crate::bert::BertForSequenceClassification;
+use crate::config::{CONFIG_FILE, ModelConfig, PretrainedConfig};
+use crate::error::ModelError;
+use crate::gpt2::Gpt2LmHead;
+use crate::resnet::CifarResNet;
+use crate::task::Inputs;
+use briquette_checkpoint::{Dtype, Naming, TensorFiles, load_module, module_tensors, write};
+use briquette_core::ModelView;
+use briquette_kernels::backend::Cpu;
+use briquette_nn::Compressible;
+use burn::module::AutodiffModule;
+use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::path::Path;
+
+/// The name of the weights in a model's folder.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// A model with the names and the layout of its Hugging Face checkpoint.
+pub trait Pretrained<B: Backend>: Module<B> + Compressible<B> {
+    /// Its `config.json`.
+    type Config: PretrainedConfig;
+
+    /// A model with fresh weights, which stay lazy until they are used.
+    fn init(config: &Self::Config, device: &B::Device) -> Self;
+
+    /// How its checkpoint's tensors are called and laid out.
+    fn naming(&self) -> Naming;
+
+    /// The configuration with the number of layers that the model has now.
+    fn config_now(&self, config: &Self::Config) -> Self::Config;
+
+    /// One row of scores per text or image, `[batch, classes]`; for language models one per token,
+    /// `[batch * seq, vocabulary]`.
+    ///
+    /// # Panics
+    /// When the inputs are of another task or exceed what the model takes.
+    fn logits(&self, inputs: Inputs<B>) -> Tensor<B, 2>;
+
+    /// Names, kinds and shapes. Lazy weights stay lazy; layers with a packed weight are left out.
+    fn view(&self) -> ModelView {
+        let mut view = ModelView::with_names(self, &self.naming().layers);
+        view.sites.retain(|site| !site.is_empty());
+        view
+    }
+}
+
+/// A model with the weights of a folder.
+///
+/// # Errors
+/// When the weights are damaged or do not fit the configuration.
+pub fn load<B: Backend, M: Pretrained<B>>(
+    config: &M::Config,
+    folder: impl AsRef<Path>,
+    device: &B::Device,
+) -> Result<M, ModelError> {
+    let files = TensorFiles::open(folder)?;
+    let model = M::init(config, device);
+    let naming = model.naming();
+    Ok(load_module(model, &naming, &files, &HashSet::new())?)
+}
+
+/// Writes `config.json` and `model.safetensors` into a folder, which is made where it does not exist. `dtype` says
+/// of which type a tensor's elements shall be; [`Naming::dtypes`] tells what they were in the source.
+///
+/// # Errors
+/// When a value does not fit its type or a file cannot be written.
+pub fn save<B: Backend, M: Pretrained<B>>(
+    model: &M,
+    config: &M::Config,
+    folder: impl AsRef<Path>,
+    dtype: &dyn Fn(&str) -> Dtype,
+) -> Result<(), ModelError> {
+    let folder = folder.as_ref();
+    std::fs::create_dir_all(folder).map_err(|source| ModelError::Io { file: folder.into(), source })?;
+    let tensors = module_tensors(model, &model.naming(), dtype)?;
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    write(folder.join(WEIGHTS_FILE), &tensors, &metadata)?;
+    let file = folder.join(CONFIG_FILE);
+    let text = format!("{:#}\n", model.config_now(config).to_json());
+    std::fs::File::create(&file)
+        .and_then(|mut out| out.write_all(text.as_bytes()))
+        .map_err(|source| ModelError::Io { file, source })
+}
+
+/// Something done with a model of whatever architecture.
+pub trait ModelJob<B: Backend> {
+    /// What comes out.
+    type Output;
+
+    /// Does it for an architecture `M`; the model is not made yet.
+    fn run<M: Pretrained<B>>(self, config: &M::Config) -> Self::Output;
+}
+
+/// Something done with a model that can be trained.
+pub trait TrainingJob<B: AutodiffBackend> {
+    /// What comes out.
+    type Output;
+
+    /// Does it for an architecture `M`; the model is not made yet.
+    fn run<M>(self, config: &M::Config) -> Self::Output
+    where
+        M: Pretrained<B> + AutodiffModule<B>,
+        M::InnerModule: Pretrained<B::InnerBackend, Config = M::Config>;
+}
+
+impl ModelConfig {
+    /// Does `job` for this configuration's architecture.
+    pub fn run<B: Backend, J: ModelJob<B>>(&self, job: J) -> J::Output {
+        match self {
+            Self::Bert(config) => job.run::<BertForSequenceClassification<B>>(config),
+            Self::Gpt2(config) => job.run::<Gpt2LmHead<B>>(config),
+            Self::ResNet(config) => job.run::<CifarResNet<B>>(config),
+        }
+    }
+
+    /// Does `job`, which needs gradients, for this configuration's architecture.
+    pub fn run_training<B: AutodiffBackend, J: TrainingJob<B>>(&self, job: J) -> J::Output {
+        match self {
+            Self::Bert(config) => job.run::<BertForSequenceClassification<B>>(config),
+            Self::Gpt2(config) => job.run::<Gpt2LmHead<B>>(config),
+            Self::ResNet(config) => job.run::<CifarResNet<B>>(config),
+        }
+    }
+
+    /// The model as names, kinds and shapes; no weight is made or read.
+    pub fn view(&self) -> ModelView {
+        struct View;
+        impl ModelJob<Cpu> for View {
+            type Output = ModelView;
+            fn run<M: Pretrained<Cpu>>(self, config: &M::Config) -> ModelView {
+                M::init(config, &Default::default()).view()
+            }
+        }
+        self.run(View)
+    }
+}

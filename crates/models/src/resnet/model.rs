@@ -1,0 +1,157 @@
+//! The modules of a CIFAR ResNet, named as in its checkpoints.
+
+use super::ResNetConfig;
+use crate::pretrained::Pretrained;
+use crate::task::Inputs;
+use briquette_checkpoint::Naming;
+use briquette_nn::{Compressible, Conv2d, Conv2dConfig, Linear, LinearConfig, PaddingConfig2d, name_table};
+use burn::nn::{BatchNorm, BatchNormConfig};
+use burn::prelude::*;
+use burn::tensor::activation::relu;
+
+/// Channels of the three stages.
+const WIDTHS: [usize; 3] = [16, 32, 64];
+
+/// A residual network of three stages with 16, 32 and 64 channels.
+#[derive(Module, Debug, Compressible)]
+pub struct CifarResNet<B: Backend> {
+    /// RGB to the first stage's channels.
+    pub conv1: Conv2d<B>,
+    /// After `conv1`.
+    pub bn1: BatchNorm<B>,
+    /// Blocks at 32 x 32.
+    pub layer1: Vec<ResidualBlock<B>>,
+    /// Blocks at 16 x 16.
+    pub layer2: Vec<ResidualBlock<B>>,
+    /// Blocks at 8 x 8.
+    pub layer3: Vec<ResidualBlock<B>>,
+    /// Channel means to classes.
+    pub linear: Linear<B>,
+}
+
+/// Two convolutions around which the input is added. Where the block halves the image, the input is sliced and
+/// its new channels are zero (option A): the shortcut has no weights.
+#[derive(Module, Debug, Compressible)]
+pub struct ResidualBlock<B: Backend> {
+    /// `[batch, in, h, w]` to `[batch, inner, h / stride, w / stride]`.
+    pub conv1: Conv2d<B>,
+    /// After `conv1`.
+    pub bn1: BatchNorm<B>,
+    /// `[batch, inner, ..]` to `[batch, out, ..]`.
+    pub conv2: Conv2d<B>,
+    /// After `conv2`.
+    pub bn2: BatchNorm<B>,
+}
+
+impl<B: Backend> CifarResNet<B> {
+    /// Scores `[batch, classes]` for normalized images `[batch, 3, height, width]`.
+    ///
+    /// # Panics
+    /// When the images do not have three channels.
+    pub fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 2> {
+        let mut x = relu(normalize(&self.bn1, self.conv1.forward(images)));
+        for block in self.layer1.iter().chain(&self.layer2).chain(&self.layer3) {
+            x = block.forward(x);
+        }
+        let [batch, channels, height, width] = x.dims();
+        let pooled = x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels]);
+        self.linear.forward(pooled)
+    }
+}
+
+impl<B: Backend> ResidualBlock<B> {
+    fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
+        let inner = relu(normalize(&self.bn1, self.conv1.forward(x.clone())));
+        let out = normalize(&self.bn2, self.conv2.forward(inner));
+        let [_, channels, _, _] = out.dims();
+        relu(out + shortcut(x, self.conv1.stride[0], channels))
+    }
+}
+
+/// Every `stride`-th pixel, with zero channels added before and after, as many on either side.
+fn shortcut<B: Backend>(x: Tensor<B, 4>, stride: usize, channels: usize) -> Tensor<B, 4> {
+    let step = stride as isize;
+    let x = if stride == 1 { x } else { x.slice(s![.., .., ..;step, ..;step]) };
+    let [batch, present, height, width] = x.dims();
+    if present >= channels {
+        return x;
+    }
+    let (before, added) = ((channels - present) / 2, channels - present);
+    let zeros = |n| Tensor::zeros([batch, n, height, width], &x.device());
+    Tensor::cat(vec![zeros(before), x.clone(), zeros(added - before)], 1)
+}
+
+/// Batch normalization. Off the training backend it is one product and one sum per channel.
+fn normalize<B: Backend>(norm: &BatchNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    if B::ad_enabled(&x.device()) {
+        return norm.forward(x);
+    }
+    let channels = x.dims()[1];
+    let factor = norm.gamma.val() / (norm.running_var.value() + norm.epsilon).sqrt();
+    let offset = norm.beta.val() - norm.running_mean.value() * factor.clone();
+    x * factor.reshape([1, channels, 1, 1]) + offset.reshape([1, channels, 1, 1])
+}
+
+impl ResNetConfig {
+    fn stage<B: Backend>(&self, stage: usize, device: &B::Device) -> Vec<ResidualBlock<B>> {
+        let width = WIDTHS[stage];
+        (0..self.blocks())
+            .map(|i| {
+                let first = i == 0 && stage > 0;
+                let (from, stride) = if first { (WIDTHS[stage - 1], 2) } else { (width, 1) };
+                ResidualBlock {
+                    conv1: conv(from, width, stride, device),
+                    bn1: self.norm(width, device),
+                    conv2: conv(width, width, 1, device),
+                    bn2: self.norm(width, device),
+                }
+            })
+            .collect()
+    }
+
+    fn norm<B: Backend>(&self, channels: usize, device: &B::Device) -> BatchNorm<B> {
+        BatchNormConfig::new(channels).with_epsilon(self.batch_norm_eps).init(device)
+    }
+}
+
+fn conv<B: Backend>(from: usize, to: usize, stride: usize, device: &B::Device) -> Conv2d<B> {
+    Conv2dConfig::new([from, to], [3, 3])
+        .with_stride([stride, stride])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .with_bias(false)
+        .init(device)
+}
+
+impl<B: Backend> Pretrained<B> for CifarResNet<B> {
+    type Config = ResNetConfig;
+
+    fn init(config: &ResNetConfig, device: &B::Device) -> Self {
+        Self {
+            conv1: conv(3, WIDTHS[0], 1, device),
+            bn1: config.norm(WIDTHS[0], device),
+            layer1: config.stage(0, device),
+            layer2: config.stage(1, device),
+            layer3: config.stage(2, device),
+            linear: LinearConfig::new(WIDTHS[2], config.num_classes).init(device),
+        }
+    }
+
+    fn naming(&self) -> Naming {
+        Naming {
+            ignorable: |name| name.ends_with(".num_batches_tracked"),
+            ..Naming::new(name_table(self))
+        }
+    }
+
+    fn config_now(&self, config: &ResNetConfig) -> ResNetConfig {
+        let depth = 2 * (self.layer1.len() + self.layer2.len() + self.layer3.len()) + 2;
+        ResNetConfig { depth, ..config.clone() }
+    }
+
+    fn logits(&self, inputs: Inputs<B>) -> Tensor<B, 2> {
+        match inputs {
+            Inputs::Images(images) => self.forward(images),
+            Inputs::Tokens { .. } => panic!("a CIFAR ResNet reads images, not tokens"),
+        }
+    }
+}
