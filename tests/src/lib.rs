@@ -1,1 +1,1 @@
-//! t
+//! Tests across crates are in `tests/`; `src/bin/fidelity.rs` compares logits between backends.

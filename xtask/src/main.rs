@@ -1,19 +1,29 @@
-//! Repository tasks: `cargo xtask check` holds the repository to its own rules.
+//! Repository tasks: `cargo xtask check` holds the repository to its own rules, `cargo xtask quality` makes the
+//! result files.
 
 #![expect(clippy::print_stdout, reason = "a program that reports on the terminal")]
 
 mod check;
+mod quality;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: cargo xtask check   (layers, module docs, lengths, printing, unsafe, words, results)";
+    "usage: cargo xtask check           layers, module docs, lengths, printing, unsafe, words, results
+       cargo xtask quality SUITE   compress real models, measure them, write docs/results/SUITE.json";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => report(),
+        ["quality", ..] => match quality::run(&arguments[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS

@@ -4,7 +4,7 @@
 //!   checks the headers against the files' lengths; nothing is allocated from what a header claims before that.
 //! - [`Naming`]: how the parameters of a burn module are called and laid out in a checkpoint.
 //! - [`load_module`]: a module with the values of a checkpoint, or every discrepancy at once.
-//! - [`module_tensors`] and [`write`]: the way back.
+//! - [`module_tensors`] and [`write()`]: the way back.
 //!
 //! A Linear weight is `[out, in]` in a checkpoint (`[in, out]` where [`Naming::input_major`] says so) and
 //! `[in, out]` in burn. All other tensors have one layout. Values are `f32` in memory and F16, BF16, F32 or F64

@@ -37,7 +37,7 @@ pub fn init_compression<B: Backend, M: Module<B> + Compressible<B>>(
 /// DeepSpeed's `redundancy_clean(model, config)`: ends the session and makes its changes permanent.
 ///
 /// # Errors
-/// When static input ranges are unknown.
+/// When static input ranges are unknown, or a weight is infinite or not a number.
 pub fn redundancy_clean<B: Backend, M: Module<B>>(
     session: Session<B, M>,
 ) -> Result<Finished<B, M>, FinishError> {

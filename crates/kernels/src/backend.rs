@@ -5,7 +5,7 @@ pub type Cpu = burn::backend::Flex;
 
 /// Any GPU with a Vulkan driver.
 #[cfg(feature = "wgpu")]
-pub type Wgpu = burn_wgpu::Wgpu;
+pub type Wgpu = burn_wgpu::Vulkan;
 
 /// An NVIDIA GPU through CUDA.
 #[cfg(feature = "cuda")]

@@ -12,6 +12,8 @@
 mod attention;
 pub mod backend;
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod fused;
 mod linear;
 mod ops;

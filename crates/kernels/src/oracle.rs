@@ -95,7 +95,8 @@ pub fn unpack(
 
 /// `x w^T + bias` with `x: [rows, in]`, `w: [out, in]`, `bias: [out]` or empty -> `[rows, out]`.
 pub fn linear(x: &[f32], w: &[f32], bias: &[f32], columns: usize) -> Vec<f64> {
-    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
+    let dot =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
     let row = |x| {
         let offset = |o| bias.get(o).copied().map_or(0.0, f64::from);
         w.chunks_exact(columns).enumerate().map(move |(o, w)| dot(x, w) + offset(o))
@@ -105,7 +106,8 @@ pub fn linear(x: &[f32], w: &[f32], bias: &[f32], columns: usize) -> Vec<f64> {
 
 /// Integer products `[rows, out]` of codes `x: [rows, in]` and `w: [out, in]`.
 pub fn integer_products(x: &[i32], w: &[i32], columns: usize) -> Vec<i64> {
-    let dot = |a: &[i32], b: &[i32]| -> i64 { a.iter().zip(b).map(|(a, b)| i64::from(*a) * i64::from(*b)).sum() };
+    let dot =
+        |a: &[i32], b: &[i32]| -> i64 { a.iter().zip(b).map(|(a, b)| i64::from(*a) * i64::from(*b)).sum() };
     x.chunks_exact(columns).flat_map(|x| w.chunks_exact(columns).map(move |w| dot(x, w))).collect()
 }
 

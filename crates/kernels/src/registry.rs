@@ -17,8 +17,8 @@ type OptionalBias<B> = Option<Tensor<B, 1>>;
 type LayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
 type Attention<B> =
     fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Option<Tensor<B, 4>>, bool, f64) -> Tensor<B, 4>;
-type LinearQuantized<B> =
-    fn(Tensor<B, 2>, TokenQuant, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
+type LinearPacked<B> = fn(Tensor<B, 2>, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
+type LinearQuantized<B> = fn(Tensor<B, 2>, TokenQuant, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
 
 /// The methods of one backend's [`CompressOps`].
 pub(crate) struct Ops<B: Backend> {
@@ -26,7 +26,7 @@ pub(crate) struct Ops<B: Backend> {
     pub(crate) fake_quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> Tensor<B, 2>,
     pub(crate) quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> QuantizedRows<B>,
     pub(crate) unpack: fn(&PackedMatrix<B>) -> Tensor<B, 2>,
-    pub(crate) linear_packed: fn(Tensor<B, 2>, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>,
+    pub(crate) linear_packed: LinearPacked<B>,
     pub(crate) linear_quantized: LinearQuantized<B>,
     pub(crate) embedding_packed: fn(&PackedMatrix<B>, Tensor<B, 2, Int>) -> Tensor<B, 3>,
     pub(crate) layer_norm: LayerNorm<B>,

@@ -43,7 +43,8 @@ pub fn evaluate<B: Backend, M: Pretrained<B>>(
         let Batch { inputs, targets } = examples.batch(&part, device);
         n += targets.dims()[0];
         let logits = model.logits(inputs);
-        let found = if is_language { negative_log_likelihood(logits, targets) } else { hits(logits, targets) };
+        let found =
+            if is_language { negative_log_likelihood(logits, targets) } else { hits(logits, targets) };
         sum += found.ok_or_else(|| ModelError::NotFinite { what: format!("examples {part:?}") })?;
         done += part.len();
         progress(done, examples.len());

@@ -30,11 +30,7 @@ impl Examples {
     ///
     /// # Errors
     /// When the file is malformed, empty or of another kind than the task's, or the tokenizer cannot be used.
-    pub fn read(
-        file: impl AsRef<Path>,
-        task: &Task,
-        folder: impl AsRef<Path>,
-    ) -> Result<Self, ModelError> {
+    pub fn read(file: impl AsRef<Path>, task: &Task, folder: impl AsRef<Path>) -> Result<Self, ModelError> {
         let file = file.as_ref();
         let data = data::read(file, task)?;
         Ok(Self(match (data, task) {

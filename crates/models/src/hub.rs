@@ -23,11 +23,15 @@ const COMPANIONS: [&str; 8] = [
 /// The folder of a downloaded model. What the cache has already is not downloaded again; a model that is there
 /// in full is found without a network.
 pub(crate) fn download(model: &str) -> Result<PathBuf, String> {
-    let api = ApiBuilder::from_env().with_progress(false).build().map_err(|e| e.to_string())?;
+    download_with(ApiBuilder::from_env(), &Cache::from_env(), model)
+}
+
+fn download_with(builder: ApiBuilder, cache: &Cache, model: &str) -> Result<PathBuf, String> {
+    let api = builder.with_progress(false).build().map_err(|e| e.to_string())?;
     let repo = api.model(model.to_string());
     let files = match repo.info() {
         Ok(info) => info.siblings.into_iter().map(|s| s.rfilename).collect::<Vec<_>>(),
-        Err(error) => return cached(model).ok_or_else(|| error.to_string()),
+        Err(error) => return cached(cache, model).ok_or_else(|| error.to_string()),
     };
     let wanted = wanted(&files)?;
     tracing::info!("downloading {model}: {}", wanted.join(", "));
@@ -65,8 +69,8 @@ fn wanted(files: &[String]) -> Result<Vec<&str>, String> {
 }
 
 /// The folder of a model that an earlier run downloaded.
-fn cached(model: &str) -> Option<PathBuf> {
-    let cache = Cache::from_env().model(model.to_string());
+fn cached(cache: &Cache, model: &str) -> Option<PathBuf> {
+    let cache = cache.model(model.to_string());
     let config = cache.get(CONFIG)?;
     cache.get(WEIGHTS).or_else(|| cache.get(INDEX))?;
     config.parent().map(PathBuf::from)
@@ -86,5 +90,26 @@ mod tests {
         assert_eq!(wanted(&shards), Ok(files));
         assert!(wanted(&list(&["config.json"])).is_err());
         assert!(wanted(&list(&["model.safetensors"])).is_err());
+    }
+
+    #[test]
+    fn without_a_network_only_the_cache_helps() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = Cache::new(dir.path().into());
+        // Port 9 discards: nothing answers there.
+        let nowhere = || ApiBuilder::from_cache(cache.clone()).with_endpoint("http://127.0.0.1:9".into());
+        let error = download_with(nowhere(), &cache, "owner/name").expect_err("no network");
+        assert!(!error.is_empty());
+        let repo = dir.path().join("models--owner--name");
+        let snapshot = repo.join("snapshots/abc");
+        for folder in [&snapshot, &repo.join("refs")] {
+            std::fs::create_dir_all(folder).expect("a folder");
+        }
+        for (file, text) in [("refs/main", "abc"), ("snapshots/abc/config.json", "{}")] {
+            std::fs::write(repo.join(file), text).expect("a file");
+        }
+        assert!(download_with(nowhere(), &cache, "owner/name").is_err(), "weights are missing");
+        std::fs::write(snapshot.join(WEIGHTS), "").expect("a file");
+        assert_eq!(download_with(nowhere(), &cache, "owner/name"), Ok(snapshot));
     }
 }

@@ -4,7 +4,9 @@
 mod common;
 
 use briquette_kernels::backend::Cpu;
-use briquette_models::{Evaluation, Examples, ModelConfig, ModelJob, Pretrained, PretrainedConfig, evaluate, load};
+use briquette_models::{
+    Evaluation, Examples, ModelConfig, ModelJob, Pretrained, PretrainedConfig, evaluate, load,
+};
 use common::shared;
 use std::path::Path;
 use std::time::Instant;
@@ -62,14 +64,18 @@ fn gpt2_on_wikitext2() {
 #[test]
 #[ignore = "takes minutes without optimisation"]
 fn resnet20_on_cifar10() {
-    let Some(found) = measure("models/resnet20-cifar10", "data/cifar10/test_first5000.bin", 100) else { return };
+    let Some(found) = measure("models/resnet20-cifar10", "data/cifar10/test_first5000.bin", 100) else {
+        return;
+    };
     assert_eq!((found.metric, found.n), ("accuracy", 5000));
     assert!((found.value - 0.9148).abs() < 0.0005, "{}", found.value);
 }
 
 #[test]
 fn a_few_sentences() {
-    let (Some(folder), Some(data)) = (shared("models/minilm-sst2"), shared("data/sst2/dev.tsv")) else { return };
+    let (Some(folder), Some(data)) = (shared("models/minilm-sst2"), shared("data/sst2/dev.tsv")) else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let few = dir.path().join("few.tsv");
     let text = std::fs::read_to_string(data).unwrap();

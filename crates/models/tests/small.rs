@@ -7,8 +7,8 @@ use briquette_models::bert::{BertConfig, BertForSequenceClassification};
 use briquette_models::gpt2::Gpt2LmHead;
 use briquette_models::resnet::CifarResNet;
 use briquette_models::{
-    CONFIG_FILE, Examples, Inputs, ModelConfig, ModelError, Pretrained, PretrainedConfig, Task, WEIGHTS_FILE, load,
-    save,
+    CONFIG_FILE, Examples, Inputs, ModelConfig, ModelError, Pretrained, PretrainedConfig, Task, WEIGHTS_FILE,
+    load, save,
 };
 use burn::backend::{Autodiff, Flex};
 use burn::module::AutodiffModule;
@@ -182,7 +182,9 @@ fn save_as<M: Pretrained<Flex>>(
     let mut tensors: Vec<NamedTensor> = module_tensors(model, &model.naming(), &|_| Dtype::F32)
         .unwrap()
         .iter()
-        .map(|t| NamedTensor::new(rename(t.name()), t.dtype(), t.shape().to_vec(), t.bytes().to_vec()).unwrap())
+        .map(|t| {
+            NamedTensor::new(rename(t.name()), t.dtype(), t.shape().to_vec(), t.bytes().to_vec()).unwrap()
+        })
         .collect();
     for (name, n) in added {
         tensors.push(NamedTensor::new(*name, Dtype::I64, vec![*n], vec![0; 8 * n]).unwrap());
@@ -247,7 +249,8 @@ fn the_future_does_not_change_the_past() {
     let device = Default::default();
     let ModelConfig::Gpt2(config) = ModelConfig::from_json(&gpt2_json()).unwrap() else { panic!() };
     let model = Gpt2LmHead::<Flex>::init(&config, &device);
-    let first = |ids: [[i32; 4]; 1]| model.forward(Tensor::from_data(ids, &device)).slice([0..1, 0..3, 0..20]);
+    let first =
+        |ids: [[i32; 4]; 1]| model.forward(Tensor::from_data(ids, &device)).slice([0..1, 0..3, 0..20]);
     let (a, b) = (first([[1, 2, 3, 4]]), first([[1, 2, 3, 9]]));
     a.into_data().assert_approx_eq::<f32>(&b.into_data(), burn::tensor::Tolerance::absolute(1e-6));
 }
@@ -261,7 +264,8 @@ fn scaling_of_scores_is_honoured() {
     };
     let scaled = config(&gpt2_json());
     let unscaled = config(&with(gpt2_json(), "scale_attn_weights", json!(false)));
-    save(&Gpt2LmHead::<Flex>::init(&scaled, &Default::default()), &scaled, dir.path(), &|_| Dtype::F32).unwrap();
+    save(&Gpt2LmHead::<Flex>::init(&scaled, &Default::default()), &scaled, dir.path(), &|_| Dtype::F32)
+        .unwrap();
     let [a, b] = [&scaled, &unscaled].map(|config| {
         let model: Gpt2LmHead<Flex> = load(config, dir.path(), &Default::default()).unwrap();
         logits(&model, &config.task())
@@ -289,7 +293,8 @@ fn every_parameter_has_a_gradient() {
         let device = Default::default();
         let model = M::init(config, &device);
         briquette_core::materialize(&model);
-        let loss = model.logits(Inputs::dummy(&config.task(), 2, 5, &device).unwrap()).powf_scalar(2.0).mean();
+        let loss =
+            model.logits(Inputs::dummy(&config.task(), 2, 5, &device).unwrap()).powf_scalar(2.0).mean();
         let gradients = burn::optim::GradientsParams::from_grads(loss.backward(), &model);
         let view = model.view();
         let trainable = view.parameters.iter().filter(|p| p.trainable).count();
@@ -379,5 +384,9 @@ fn folders_without_a_configuration() {
     fs::write(dir.path().join(CONFIG_FILE), "{").unwrap();
     assert!(message().contains("EOF"));
     fs::write(dir.path().join(CONFIG_FILE), r#"{"model_type": "llama"}"#).unwrap();
-    assert!(message().contains("model_type: `llama` is not one of bert, gpt2, cifar-resnet"), "{}", message());
+    assert!(
+        message().contains("model_type: `llama` is not one of bert, gpt2, cifar-resnet"),
+        "{}",
+        message()
+    );
 }

@@ -133,3 +133,6 @@ fn static_scale(q: &InputQuantization, min: f32, max: f32) -> (f32, i32) {
     let scale = positive((high - low) / steps);
     (scale, (low / scale).round_ties_even() as i32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::session::Finished;
 use briquette_checkpoint::{Dtype, NamedTensor, Naming, module_tensors};
 use burn::prelude::*;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// What an artefact takes over from the model it was made from.
@@ -71,18 +71,26 @@ fn tensors<B: Backend, M: Module<B>>(
     source: &Source<'_>,
 ) -> Result<(Vec<LayerRecord>, Vec<NamedTensor>), ArtefactError> {
     let mut packed = HashMap::new();
+    let mut values = HashSet::new();
     let mut records = Vec::new();
     for layer in &finished.layers {
         let Some(coded) = layer.coded() else { continue };
+        if !layer.site.drop_in {
+            // Nothing could hold the packed weight when it is loaded; its values are kept as they are.
+            values.insert(format!("{}.weight", layer.site.name));
+            continue;
+        }
         let record = encode::record(layer, coded, finished.inputs.contains_key(&layer.site.name));
         packed.insert(format!("{}.weight", record.name), encode::tensors(&record, coded)?);
         records.push(record);
     }
     let dtype = |name: &str| source.dtypes.get(name).copied().unwrap_or(Dtype::F32);
     let mut tensors = Vec::new();
-    // A coded weight's values would not survive half precision; they are written as codes anyway.
-    let plain = |name: &str| if packed.contains_key(name) { Dtype::F32 } else { dtype(name) };
-    for tensor in module_tensors(&finished.model, source.naming, &plain)? {
+    // A coded weight's values would not survive half precision.
+    let coded = |name: &str| packed.contains_key(name) || values.contains(name);
+    let plain = |name: &str| if coded(name) { Dtype::F32 } else { dtype(name) };
+    let all = module_tensors(&finished.model, source.naming, &plain)?;
+    for tensor in all {
         match packed.remove(tensor.name()) {
             Some(parts) => tensors.extend(parts),
             None => tensors.push(tensor),

@@ -20,7 +20,8 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     }
 
     /// Fixes all static input ranges from the data that `forward` runs through the model it is given:
-    /// the compressed weights, inputs not yet quantized, every planned layer observed.
+    /// the compressed weights, inputs not yet quantized, every planned layer observed. What was seen
+    /// before counts no more.
     ///
     /// # Errors
     /// What `forward` returns, or the layers that no input reached.
@@ -28,11 +29,16 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
         &mut self,
         forward: impl FnOnce(&M) -> Result<(), E>,
     ) -> Result<(), E> {
+        for observer in self.inputs.values_mut().filter_map(|i| i.observer.as_mut()) {
+            *observer = observer.fresh();
+        }
         let mut model = self.view();
         self.set_inputs(&mut model, |input| Setting { quantize: None, observe: input.observer.is_some() });
         forward(&model)?;
         for input in self.inputs.values_mut() {
-            input.quantization.range = input.range_now();
+            if let Some((min, max)) = input.observer.as_ref().and_then(|o| o.range()) {
+                input.quantization.range = InputRange::Static { min, max };
+            }
         }
         self.calibrated().map_err(E::from)
     }

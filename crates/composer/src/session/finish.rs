@@ -1,16 +1,15 @@
 //! The end of a session: a plain or packed model and what the artefact says of it.
 
 use super::view::Setting;
-use super::walk::FieldPath;
 use super::{CalibrationError, Chain, Layers, Session};
 use crate::plan::Plan;
 use briquette_core::{
-    CodeKind, CodedWeight, InputQuantization, Left, SessionState, Site, from_canonical, host_floats, stop,
-    to_canonical,
+    CodeKind, CodedWeight, InputQuantization, LayerKind, Left, SessionState, Site, from_canonical,
+    host_floats, stop, to_canonical,
 };
 use briquette_kernels::{Code, PackedMatrix, pack_rows};
 use briquette_nn::LayerMut;
-use burn::module::{ModuleMapper, Param};
+use burn::module::{ModuleMapper, Param, ParamId};
 use burn::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,6 +20,12 @@ pub enum FinishError {
     /// Static ranges were never calibrated.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
+    /// Weights that hold no numbers: no code stands for them.
+    #[error("weights of {} are infinite or not numbers", .layers.join(", "))]
+    NotFinite {
+        /// Names of the layers.
+        layers: Vec<String>,
+    },
 }
 
 /// What was done to one weight.
@@ -62,7 +67,7 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     /// Ends the session.
     ///
     /// # Errors
-    /// When static input ranges are unknown.
+    /// When static input ranges are unknown, or a weight is infinite or not a number.
     pub fn finish(self) -> Result<Finished<B, M>, FinishError> {
         self.finish_with(&mut |_, _| {})
     }
@@ -70,7 +75,7 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     /// [`finish`](Self::finish) that reports its progress: weights done, weights in all.
     ///
     /// # Errors
-    /// When static input ranges are unknown.
+    /// When static input ranges are unknown, or a weight is infinite or not a number.
     pub fn finish_with(
         mut self,
         progress: &mut dyn FnMut(usize, usize),
@@ -79,15 +84,16 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
         let trained = self.trained.take().expect("taken out only within `step`");
         let total = self.chains.len();
         let mut bake = Bake {
-            at: FieldPath::default(),
             state: &trained.state,
             chains: std::mem::take(&mut self.chains),
+            shared: HashMap::new(),
             layers: Vec::with_capacity(total),
             progress,
             total,
         };
         let mut model = trained.model.map(&mut bake);
         let layers = bake.layers;
+        finite(&layers)?;
         self.set_inputs(&mut model, |input| Setting { quantize: Some(input.range_now()), observe: false });
         let inputs = self
             .inputs
@@ -99,27 +105,23 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
 }
 
 struct Bake<'a, B: Backend> {
-    at: FieldPath,
     state: &'a SessionState<B>,
-    chains: HashMap<String, Chain<B>>,
+    chains: HashMap<ParamId, Chain<B>>,
+    // Final weights that further layers share.
+    shared: HashMap<ParamId, (LayerKind, Tensor<B, 2>)>,
     layers: Vec<FinishedLayer>,
     progress: &'a mut dyn FnMut(usize, usize),
     total: usize,
 }
 
 impl<B: Backend> ModuleMapper<B> for Bake<'_, B> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.at.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.at.leave();
-    }
-
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let Some((path, kind)) = self.at.weight() else { return param };
-        let Some(chain) = self.chains.remove(&path) else { return param };
-        let (native, trainable) = (param.dims(), param.is_require_grad());
+        let (id, native, trainable) = (param.id, param.dims(), param.is_require_grad());
+        if let Some((kind, weight)) = self.shared.get(&id) {
+            return param.map(|_| from_canonical(*kind, weight.clone(), native).set_require_grad(trainable));
+        }
+        let Some(chain) = self.chains.remove(&id) else { return param };
+        let kind = chain.site.kind;
         param.map(|weight| {
             let original = stop(to_canonical(kind, weight));
             let mut left = Vec::new();
@@ -129,6 +131,9 @@ impl<B: Backend> ModuleMapper<B> for Bake<'_, B> {
                 stop(outcome.weight)
             });
             let relative_error = relative_error(original, weight.clone());
+            if !chain.site.tied.is_empty() {
+                self.shared.insert(id, (kind, weight.clone()));
+            }
             self.layers.push(FinishedLayer { site: chain.site, left, relative_error });
             (self.progress)(self.layers.len(), self.total);
             // A leaf again, so that the model can be trained on.
@@ -137,12 +142,19 @@ impl<B: Backend> ModuleMapper<B> for Bake<'_, B> {
     }
 }
 
-/// `|a - b| / |a|` in the Frobenius norm; 0 where both are zero.
+/// Refuses weights whose error cannot be told.
+fn finite(layers: &[FinishedLayer]) -> Result<(), FinishError> {
+    let bad = layers.iter().filter(|l| !l.relative_error.is_finite());
+    let layers: Vec<String> = bad.map(|l| l.site.name.clone()).collect();
+    if layers.is_empty() { Ok(()) } else { Err(FinishError::NotFinite { layers }) }
+}
+
+/// `|a - b| / |a|` in the Frobenius norm; 0 where both are zero, not a number where `a` is none.
 fn relative_error<B: Backend>(original: Tensor<B, 2>, changed: Tensor<B, 2>) -> f64 {
     let square = |t: Tensor<B, 2>| f64::from(host_floats(t.square().sum())[0]);
     let norm = square(original.clone());
     let error = square(original - changed);
-    if norm > 0.0 { (error / norm).sqrt() } else { 0.0 }
+    if norm == 0.0 { 0.0 } else { (error / norm).sqrt() }
 }
 
 impl<B: Backend, M: Module<B>> Finished<B, M> {

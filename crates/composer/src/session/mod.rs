@@ -17,7 +17,7 @@ use briquette_core::{
     StateBuilder, Step, materialize, stop, to_canonical,
 };
 use briquette_nn::{Compressible, LayerMut, LayerPath, visit_layers};
-use burn::module::{ModuleVisitor, Param};
+use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -56,12 +56,13 @@ type Layers<B, M> = fn(&mut M, &mut dyn FnMut(&LayerPath, LayerMut<'_, B>));
 pub struct Session<B: Backend, M: Module<B>> {
     // Taken out only within one call, while burn's optimizer owns it.
     trained: Option<Trained<B, M>>,
-    chains: HashMap<String, Chain<B>>,
+    // By parameter, not by path: layers that share a weight share what is done to it.
+    chains: HashMap<ParamId, Chain<B>>,
     inputs: HashMap<String, Input>,
     layers: Option<Layers<B, M>>,
     plan: Plan<B>,
     clock: Clock,
-    cache: RefCell<HashMap<String, Tensor<B, 2>>>,
+    cache: RefCell<HashMap<ParamId, Tensor<B, 2>>>,
 }
 
 impl<B: Backend> Plan<B> {
@@ -129,19 +130,19 @@ struct Attach<'a, B: Backend> {
     state: &'a mut SessionState<B>,
     clock: Clock,
     seed: u64,
-    chains: HashMap<String, Chain<B>>,
+    chains: HashMap<ParamId, Chain<B>>,
     inputs: HashMap<String, Input>,
 }
 
 impl<B: Backend> Attach<'_, B> {
-    fn step(&mut self, step: &Step, weight: &mut Tensor<B, 2>) {
+    fn step(&mut self, step: &Step, id: ParamId, weight: &mut Tensor<B, 2>) {
         let mut builder = StateBuilder::new(self.state, weight.clone(), self.clock, self.seed);
         match self.plan.method(step).attach(step, &mut builder) {
             Attached::Weight(stage) => {
                 *weight = stop(stage.apply(self.state, self.clock, weight.clone()));
                 let chain = self
                     .chains
-                    .entry(step.site.path.clone())
+                    .entry(id)
                     .or_insert_with(|| Chain { site: step.site.clone(), links: Vec::new() });
                 chain.links.push(Link { method: step.method.clone(), stage });
             }
@@ -170,7 +171,7 @@ impl<B: Backend> ModuleVisitor<B> for Attach<'_, B> {
             return;
         }
         let mut weight = stop(to_canonical(kind, param.val()));
-        steps.into_iter().for_each(|step| self.step(step, &mut weight));
+        steps.into_iter().for_each(|step| self.step(step, param.id, &mut weight));
     }
 }
 

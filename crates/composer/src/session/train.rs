@@ -1,15 +1,14 @@
 //! Training through the view.
 
-use super::walk::FieldPath;
 use super::{Chain, Session, layers_of};
 use crate::plan::Plan;
 use briquette_core::{Clock, SessionState, materialize, stop, to_canonical};
 use briquette_nn::Compressible;
-use burn::module::{AutodiffModule, ModuleDisplay, ModuleVisitor, Param};
+use burn::module::{AutodiffModule, ModuleDisplay, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, Optimizer};
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What training asks of a model; every module that derives `Module` has it.
 pub trait Trainable<B: AutodiffBackend>:
@@ -65,7 +64,7 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
         let gradients = GradientsParams::from_grads(gradients, &trained);
         self.clock = self.clock.next();
         let mut after = AfterBackward {
-            at: FieldPath::default(),
+            seen: HashSet::new(),
             state: &mut trained.state,
             chains: &self.chains,
             gradients: &gradients,
@@ -77,25 +76,18 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
 }
 
 struct AfterBackward<'a, B: Backend> {
-    at: FieldPath,
+    // A weight that several layers share is visited for each of them.
+    seen: HashSet<ParamId>,
     state: &'a mut SessionState<B>,
-    chains: &'a HashMap<String, Chain<B>>,
+    chains: &'a HashMap<ParamId, Chain<B>>,
     gradients: &'a GradientsParams,
     clock: Clock,
 }
 
 impl<B: AutodiffBackend> ModuleVisitor<B> for AfterBackward<'_, B> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.at.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.at.leave();
-    }
-
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let Some((path, kind)) = self.at.weight() else { return };
-        let Some(chain) = self.chains.get(&path) else { return };
+        let Some(chain) = self.chains.get(&param.id).filter(|_| self.seen.insert(param.id)) else { return };
+        let kind = chain.site.kind;
         let Some(last) = chain.links.iter().rposition(|l| l.stage.watches()) else { return };
         let mut weight = stop(to_canonical(kind, param.val()));
         // Gradients live on the inner backend; lifted, they are untracked.

@@ -1,10 +1,9 @@
 //! The view: a copy of the model that computes with transformed weights and quantized inputs.
 
-use super::walk::FieldPath;
 use super::{Chain, Input, Session};
 use briquette_core::{Clock, InputRange, SessionState, from_canonical, to_canonical};
 use briquette_nn::LayerMut;
-use burn::module::{ModuleMapper, Param};
+use burn::module::{ModuleMapper, Param, ParamId};
 use burn::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,13 +14,8 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     /// What cannot change from step to step is transformed once and kept.
     pub fn view(&self) -> M {
         let parts = self.parts();
-        let mut transform = Transform {
-            at: FieldPath::default(),
-            clock: self.clock,
-            state: &parts.state,
-            chains: &self.chains,
-            cache: &self.cache,
-        };
+        let mut transform =
+            Transform { clock: self.clock, state: &parts.state, chains: &self.chains, cache: &self.cache };
         let mut view = parts.model.clone().map(&mut transform);
         self.set_inputs(&mut view, |input| {
             if !input.schedule.active(self.clock) {
@@ -78,27 +72,17 @@ impl Input {
 }
 
 struct Transform<'a, B: Backend> {
-    at: FieldPath,
     clock: Clock,
     state: &'a SessionState<B>,
-    chains: &'a HashMap<String, Chain<B>>,
-    cache: &'a RefCell<HashMap<String, Tensor<B, 2>>>,
+    chains: &'a HashMap<ParamId, Chain<B>>,
+    cache: &'a RefCell<HashMap<ParamId, Tensor<B, 2>>>,
 }
 
 impl<B: Backend> ModuleMapper<B> for Transform<'_, B> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.at.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.at.leave();
-    }
-
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let Some((path, kind)) = self.at.weight() else { return param };
-        let Some(chain) = self.chains.get(&path) else { return param };
-        let native = param.dims();
-        if let Some(weight) = self.cache.borrow().get(&path) {
+        let Some(chain) = self.chains.get(&param.id) else { return param };
+        let (id, kind, native) = (param.id, chain.site.kind, param.dims());
+        if let Some(weight) = self.cache.borrow().get(&id) {
             return param.map(|_| from_canonical(kind, weight.clone(), native));
         }
         // No graph runs through it and nothing it depends on can change before the next step.
@@ -109,7 +93,7 @@ impl<B: Backend> ModuleMapper<B> for Transform<'_, B> {
             let weight =
                 chain.links.iter().fold(weight, |w, link| link.stage.apply(self.state, self.clock, w));
             if keep {
-                self.cache.borrow_mut().insert(path, weight.clone());
+                self.cache.borrow_mut().insert(id, weight.clone());
             }
             from_canonical(kind, weight, native)
         })

@@ -44,16 +44,19 @@ pub(crate) fn attention(
     let tasks: Vec<(usize, &mut [f32])> = out
         .chunks_mut(queries * width)
         .enumerate()
-        .flat_map(|(b, out)| out.chunks_mut(rows * width).enumerate().map(move |(i, out)| (b * queries + i * rows, out)))
+        .flat_map(|(b, out)| {
+            out.chunks_mut(rows * width).enumerate().map(move |(i, out)| (b * queries + i * rows, out))
+        })
         .collect();
     tasks.into_par_iter().for_each(|(at, out)| job.run(at / queries, at % queries, out));
     from_vec(out, [batch, queries, heads, d_value]).swap_dims(1, 2)
 }
 
-/// Queries of one task: enough tasks for all threads.
+/// Queries of one task: enough tasks for all threads, but not so few queries that the matrix
+/// products spend their time rearranging keys and values.
 fn rows_per_task(batch: usize, queries: usize) -> usize {
-    let tasks = (4 * rayon::current_num_threads()).div_ceil(batch);
-    queries.div_ceil(tasks).next_multiple_of(16).min(MOST_QUERIES)
+    let tasks = (2 * rayon::current_num_threads()).div_ceil(batch);
+    queries.div_ceil(tasks).next_multiple_of(32).min(MOST_QUERIES)
 }
 
 #[derive(Clone, Copy)]
@@ -103,7 +106,7 @@ impl Job {
 }
 
 vectorised! {
-    /// Softmax of `scores * scale + mask`, in place. With nothing to normalize, nothing happens.
+    /// Softmax of `scores * scale + mask`, in place.
     fn softmax_row(scores: &mut [f32], mask: &[f32], scale: f32) {
         if mask.is_empty() {
             for s in scores.iter_mut() {

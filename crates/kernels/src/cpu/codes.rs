@@ -65,7 +65,9 @@ impl PackedRows {
         let at = row * self.groups();
         let scales = &self.scales[at..at + self.groups()];
         match (self.code, self.zeros.is_empty()) {
-            (Code::Symmetric, _) => scale_codes(codes, (1u32 << (self.bits - 1)) as f32, 1.0, scales, self.group, out),
+            (Code::Symmetric, _) => {
+                scale_codes(codes, (1u32 << (self.bits - 1)) as f32, 1.0, scales, self.group, out)
+            }
             (Code::Binary, _) => scale_codes(codes, 1.0, 2.0, scales, self.group, out),
             (Code::Asymmetric, true) => scale_codes(codes, 0.0, 1.0, scales, self.group, out),
             (Code::Asymmetric, false) => {
@@ -167,4 +169,3 @@ vectorised! {
         }
     }
 }
-

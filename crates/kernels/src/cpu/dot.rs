@@ -12,14 +12,30 @@ pub(crate) const TILE: usize = 4;
 #[derive(Clone, Copy)]
 pub(crate) struct ByteMatrix<'a, T> {
     pub(crate) data: &'a [T],
+    pub(crate) rows: usize,
     pub(crate) stride: usize,
 }
 
 impl<'a, T> ByteMatrix<'a, T> {
     /// Some columns of one row.
-    #[inline(always)]
-    pub(super) fn part(&self, row: usize, piece: &Piece) -> &'a [T] {
+    fn part(&self, row: usize, piece: &Piece) -> &'a [T] {
         &self.data[row * self.stride + piece.column..][..piece.length]
+    }
+
+    /// Where a column of a row is.
+    ///
+    /// # Safety
+    /// The element must be inside.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "an inner loop reads rows whose bounds were checked outside of it")]
+    pub(super) unsafe fn pointer(&self, row: usize, column: usize) -> *const T {
+        // SAFETY: as the caller promises.
+        unsafe { self.data.as_ptr().add(row * self.stride + column) }
+    }
+
+    /// Whether every row has `columns` columns.
+    fn holds(&self, columns: usize) -> bool {
+        columns <= self.stride && self.rows.saturating_sub(1) * self.stride + columns <= self.data.len()
     }
 }
 
@@ -45,23 +61,52 @@ pub(crate) fn pieces(columns: usize, group: usize) -> Vec<Piece> {
     starts.enumerate().flat_map(cut).collect()
 }
 
-/// Both operands of a product with scales.
+/// Both operands of a product with scales; their sizes fit each other.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands<'a> {
-    /// Signed codes of the input, `[rows, columns]`.
-    pub(crate) x: ByteMatrix<'a, i8>,
-    /// Unsigned codes of the weight, `[out, columns]`.
-    pub(crate) w: ByteMatrix<'a, u8>,
-    pub(crate) pieces: &'a [Piece],
-    /// `[rows, pieces]`: what is added to each sum of products, so that the weight's middle code
-    /// cancels among integers.
-    pub(crate) corrections: &'a [i32],
-    /// `[out, groups]`.
-    pub(crate) scales: &'a [f32],
-    pub(crate) groups: usize,
+    x: ByteMatrix<'a, i8>,
+    w: ByteMatrix<'a, u8>,
+    pieces: &'a [Piece],
+    corrections: &'a [i32],
+    scales: &'a [f32],
+    groups: usize,
 }
 
-impl Operands<'_> {
+impl<'a> Operands<'a> {
+    /// `x: [rows, columns]` are signed codes of the input, `w: [out, columns]` unsigned codes of the
+    /// weight. `corrections: [rows, pieces]` are added to the sums of products, so that the weight's
+    /// middle code cancels among integers. `scales: [out, groups]`.
+    ///
+    /// # Panics
+    /// When anything does not fit.
+    pub(crate) fn new(
+        x: ByteMatrix<'a, i8>,
+        w: ByteMatrix<'a, u8>,
+        pieces: &'a [Piece],
+        corrections: &'a [i32],
+        scales: &'a [f32],
+    ) -> Self {
+        let columns = pieces.iter().map(|p| p.column + p.length).max().unwrap_or(0);
+        let groups = pieces.iter().map(|p| p.group + 1).max().unwrap_or(0);
+        assert!(pieces.iter().all(|p| p.length <= LONGEST), "a piece too long for 32-bit sums");
+        assert!(x.holds(columns) && w.holds(columns), "operands with fewer than {columns} columns");
+        assert_eq!(corrections.len(), x.rows * pieces.len(), "corrections of {} rows", x.rows);
+        assert_eq!(scales.len(), w.rows * groups, "scales of {} outputs", w.rows);
+        Self { x, w, pieces, corrections, scales, groups }
+    }
+
+    pub(super) fn x(&self) -> ByteMatrix<'a, i8> {
+        self.x
+    }
+
+    pub(super) fn w(&self) -> ByteMatrix<'a, u8> {
+        self.w
+    }
+
+    pub(super) fn pieces(&self) -> &'a [Piece] {
+        self.pieces
+    }
+
     #[inline(always)]
     pub(super) fn correction(&self, row: usize, piece: usize) -> i32 {
         self.corrections[row * self.pieces.len() + piece]
@@ -83,7 +128,12 @@ pub(crate) struct Tile {
 }
 
 /// `sum over pieces of scale * (sum over columns of x w + correction)`, the inner sum exact.
+///
+/// # Panics
+/// When the tile is not inside the operands.
 pub(crate) fn tile(of: &Operands<'_>, at: Tile) -> [[f32; TILE]; TILE] {
+    assert!(at.m <= TILE && at.n <= TILE, "a tile of {} by {}", at.m, at.n);
+    assert!(at.x + at.m <= of.x.rows && at.w + at.n <= of.w.rows, "a tile outside of the operands");
     #[cfg(target_arch = "x86_64")]
     if super::simd::level() == super::simd::Level::Vnni {
         return super::vnni::tile(of, at);
@@ -150,14 +200,10 @@ mod tests {
         let w: Vec<u8> = (0..n * stride).map(w).collect();
         let pieces = pieces(columns, group);
         let corrections: Vec<i32> = (0..m * pieces.len()).map(|i| i as i32 * 5 - 9).collect();
-        let of = Operands {
-            x: ByteMatrix { data: &x, stride },
-            w: ByteMatrix { data: &w, stride },
-            pieces: &pieces,
-            corrections: &corrections,
-            scales: &vec![1.0; n * columns / group],
-            groups: columns / group,
-        };
+        let scales = vec![1.0; n * columns / group];
+        let x_matrix = ByteMatrix { data: x.as_slice(), rows: m, stride };
+        let w_matrix = ByteMatrix { data: w.as_slice(), rows: n, stride };
+        let of = Operands::new(x_matrix, w_matrix, &pieces, &corrections, &scales);
         let at = Tile { x: 0, w: 0, m, n };
         for got in [tile(&of, at), tile_of_dots(&of, at)] {
             for i in 0..m {

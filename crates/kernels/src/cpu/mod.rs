@@ -7,6 +7,9 @@ mod fused;
 mod linear;
 mod math;
 mod memory;
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_panels.rs")]
+mod panels;
+mod product;
 mod quantize;
 mod simd;
 #[cfg(target_arch = "x86_64")]
@@ -32,7 +35,11 @@ impl CompressOps for Flex {
     }
 
     fn fake_quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> Tensor<Self, 2> {
-        if native(&[x.dtype()]) { quantize::fake_quantize_rows(x, q) } else { portable::fake_quantize_rows(x, q) }
+        if native(&[x.dtype()]) {
+            quantize::fake_quantize_rows(x, q)
+        } else {
+            portable::fake_quantize_rows(x, q)
+        }
     }
 
     fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {
@@ -62,7 +69,7 @@ impl CompressOps for Flex {
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, 2> {
         if native(&[x.dtype(), p.scales.dtype()]) {
-            linear::linear_quantized(x, q, p, bias)
+            product::linear_quantized(x, q, p, bias)
         } else {
             portable::linear_quantized(x, q, p, bias)
         }

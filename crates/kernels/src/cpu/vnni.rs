@@ -1,6 +1,6 @@
 //! Tiles of the integer product with `vpdpbusd`: four byte products and their sum in each of 16
 //! lanes at once.
-#![expect(unsafe_code, reason = "vector intrinsics on slices whose bounds are checked here")]
+#![expect(unsafe_code, reason = "vector loads from operands whose bounds were checked")]
 
 use super::dot::{Operands, Piece, TILE, Tile};
 use std::arch::x86_64::*;
@@ -8,60 +8,110 @@ use std::arch::x86_64::*;
 /// Columns of one step.
 const STEP: usize = 64;
 
-/// See [`super::dot::tile`]. Only where `level` is `Vnni`.
+/// Rows of a tile with several pieces: sums and scaled sums share the 32 registers.
+const GROUPED: usize = 2;
+
+/// See [`super::dot::tile`], which has checked `at`. Only where `level` is `Vnni`.
 pub(super) fn tile(of: &Operands<'_>, at: Tile) -> [[f32; TILE]; TILE] {
-    // SAFETY: the caller found AVX-512 F, BW, VL, DQ and VNNI on this machine.
-    unsafe { any_tile(of, at) }
+    // SAFETY: the caller found AVX-512 F, BW, VL, DQ and VNNI on this machine, and checked that the
+    // tile is inside the operands.
+    unsafe {
+        match of.pieces() {
+            [piece] => whole_tile(of, at, piece),
+            _ => grouped_tile(of, at),
+        }
+    }
 }
 
+/// # Safety
+/// The tile must be inside the operands.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn any_tile(of: &Operands<'_>, at: Tile) -> [[f32; TILE]; TILE] {
+unsafe fn whole_tile(of: &Operands<'_>, at: Tile, piece: &Piece) -> [[f32; TILE]; TILE] {
     let mut out = [[0.0; TILE]; TILE];
-    // With one piece the sums stay in 16 registers; with more of them, sums and scaled sums share
-    // the registers, so that only half the rows fit.
-    let height = if of.pieces.len() == 1 { 4 } else { 2 };
-    for i in (0..at.m).step_by(height) {
-        let (m, out) = (height.min(at.m - i), &mut out[i..]);
-        match (m, at.n) {
-            (4, 4) => rows::<4, 4>(of, at.x + i, at.w, out),
-            (3, 4) => rows::<3, 4>(of, at.x + i, at.w, out),
-            (2, 4) => rows::<2, 4>(of, at.x + i, at.w, out),
-            (1, 4) => rows::<1, 4>(of, at.x + i, at.w, out),
-            _ => singles(of, [at.x + i, at.w], [m, at.n], out),
+    // SAFETY: as the caller promises; edges are cut into smaller tiles inside.
+    unsafe {
+        match (at.m, at.n) {
+            (4, 4) => whole::<4, 4>(of, [at.x, at.w], piece, &mut out, 0),
+            (3, 4) => whole::<3, 4>(of, [at.x, at.w], piece, &mut out, 0),
+            (2, 4) => whole::<2, 4>(of, [at.x, at.w], piece, &mut out, 0),
+            (1, 4) => whole::<1, 4>(of, [at.x, at.w], piece, &mut out, 0),
+            _ => {
+                for i in 0..at.m {
+                    for j in 0..at.n {
+                        whole::<1, 1>(of, [at.x + i, at.w + j], piece, &mut out[i..], j);
+                    }
+                }
+            }
         }
     }
     out
 }
 
+/// # Safety
+/// The tile must be inside the operands.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn singles(of: &Operands<'_>, [x, w]: [usize; 2], [m, n]: [usize; 2], out: &mut [[f32; TILE]]) {
-    for (i, out) in out.iter_mut().enumerate().take(m) {
-        for (j, out) in out.iter_mut().enumerate().take(n) {
-            let mut single = [[0.0; TILE]];
-            rows::<1, 1>(of, x + i, w + j, &mut single);
-            *out = single[0][0];
+unsafe fn grouped_tile(of: &Operands<'_>, at: Tile) -> [[f32; TILE]; TILE] {
+    let mut out = [[0.0; TILE]; TILE];
+    for i in (0..at.m).step_by(GROUPED) {
+        let (x, out) = (at.x + i, &mut out[i..]);
+        // SAFETY: as the caller promises; edges are cut into smaller tiles.
+        unsafe {
+            match (GROUPED.min(at.m - i), at.n) {
+                (2, 4) => grouped::<2, 4>(of, [x, at.w], out, 0),
+                (1, 4) => grouped::<1, 4>(of, [x, at.w], out, 0),
+                (m, n) => {
+                    for i in 0..m {
+                        for j in 0..n {
+                            grouped::<1, 1>(of, [x + i, at.w + j], &mut out[i..], j);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// `M` by `N` results over one piece, into columns `to ..` of `out`.
+///
+/// # Safety
+/// Rows `x ..+ M` and `w ..+ N` must be inside the operands.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn whole<const M: usize, const N: usize>(
+    of: &Operands<'_>,
+    [x, w]: [usize; 2],
+    piece: &Piece,
+    out: &mut [[f32; TILE]],
+    to: usize,
+) {
+    // SAFETY: as the caller promises.
+    let sums = unsafe { products::<M, N, false>(of, [x, w], piece, 0) };
+    for i in 0..M {
+        let mut four = [_mm512_setzero_si512(); TILE];
+        four[..N].copy_from_slice(&sums[i]);
+        let sums = reduce(four);
+        for j in 0..N {
+            out[i][to + j] = sums[j] as f32 * of.scale(w + j, piece.group);
         }
     }
 }
 
-#[inline]
+/// `M` by `N` results over many pieces, into columns `to ..` of `out`. Integer sums become floats
+/// lane by lane; lanes are added once at the end.
+///
+/// # Safety
+/// Rows `x ..+ M` and `w ..+ N` must be inside the operands.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn rows<const M: usize, const N: usize>(of: &Operands<'_>, x: usize, w: usize, out: &mut [[f32; TILE]]) {
-    if let [piece] = of.pieces {
-        let sums = products::<M, N>(of, [x, w], piece, 0);
-        for i in 0..M {
-            let mut four = [_mm512_setzero_si512(); TILE];
-            four[..N].copy_from_slice(&sums[i]);
-            let sums = reduce(four);
-            for j in 0..N {
-                out[i][j] = sums[j] as f32 * of.scale(w + j, piece.group);
-            }
-        }
-        return;
-    }
+unsafe fn grouped<const M: usize, const N: usize>(
+    of: &Operands<'_>,
+    [x, w]: [usize; 2],
+    out: &mut [[f32; TILE]],
+    to: usize,
+) {
     let mut scaled = [[_mm512_setzero_ps(); N]; M];
-    for (index, piece) in of.pieces.iter().enumerate() {
-        let sums = products::<M, N>(of, [x, w], piece, index);
+    for (index, piece) in of.pieces().iter().enumerate() {
+        // SAFETY: as the caller promises.
+        let sums = unsafe { products::<M, N, true>(of, [x, w], piece, index) };
         for j in 0..N {
             let scale = _mm512_set1_ps(of.scale(w + j, piece.group));
             for i in 0..M {
@@ -71,61 +121,54 @@ fn rows<const M: usize, const N: usize>(of: &Operands<'_>, x: usize, w: usize, o
     }
     for i in 0..M {
         for j in 0..N {
-            out[i][j] = _mm512_reduce_add_ps(scaled[i][j]);
+            out[i][to + j] = _mm512_reduce_add_ps(scaled[i][j]);
         }
     }
 }
 
 /// Sums of products over one piece, spread over lanes; the correction is in one of them.
+///
+/// `_CALLER` makes a copy for each of the two callers: with one caller each, both are inlined, and
+/// the sums stay in registers.
+///
+/// # Safety
+/// Rows `x ..+ M` and `w ..+ N` must be inside the operands.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn products<const M: usize, const N: usize>(
+unsafe fn products<const M: usize, const N: usize, const _CALLER: bool>(
     of: &Operands<'_>,
     [x, w]: [usize; 2],
     piece: &Piece,
     index: usize,
 ) -> [[__m512i; N]; M] {
-    let xs: [&[i8]; M] = std::array::from_fn(|i| of.x.part(x + i, piece));
-    let ws: [&[u8]; N] = std::array::from_fn(|j| of.w.part(w + j, piece));
+    // SAFETY: `Operands` checked that every row has the columns of every piece, and the caller that
+    // there are these rows.
+    let xs: [*const i8; M] = std::array::from_fn(|i| unsafe { of.x().pointer(x + i, piece.column) });
+    // SAFETY: as above.
+    let ws: [*const u8; N] = std::array::from_fn(|j| unsafe { of.w().pointer(w + j, piece.column) });
     let mut sums: [[__m512i; N]; M] = [[_mm512_setzero_si512(); N]; M];
     for (i, sums) in sums.iter_mut().enumerate() {
         *sums = [_mm512_zextsi128_si512(_mm_cvtsi32_si128(of.correction(x + i, index))); N];
     }
-    let whole = piece.length - piece.length % STEP;
     let mut k = 0;
-    while k < whole {
-        step(&mut sums, &xs, &ws, k, !0);
+    while k < piece.length {
+        let mask: __mmask64 = if piece.length - k >= STEP { !0 } else { !0 >> (STEP - (piece.length - k)) };
+        let mut w = [_mm512_setzero_si512(); N];
+        for j in 0..N {
+            // SAFETY: the mask selects columns of the piece only, and a masked load touches only
+            // what is selected.
+            w[j] = unsafe { _mm512_maskz_loadu_epi8(mask, ws[j].add(k).cast()) };
+        }
+        for i in 0..M {
+            // SAFETY: as above.
+            let x = unsafe { _mm512_maskz_loadu_epi8(mask, xs[i].add(k)) };
+            for j in 0..N {
+                sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], w[j], x);
+            }
+        }
         k += STEP;
     }
-    if k < piece.length {
-        step(&mut sums, &xs, &ws, k, !0 >> (STEP - (piece.length - k)));
-    }
     sums
-}
-
-/// Adds the products of the columns `k .. k + 64` that `mask` selects.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn step<const M: usize, const N: usize>(
-    sums: &mut [[__m512i; N]; M],
-    xs: &[&[i8]; M],
-    ws: &[&[u8]; N],
-    k: usize,
-    mask: __mmask64,
-) {
-    let mut w = [_mm512_setzero_si512(); N];
-    for j in 0..N {
-        // SAFETY: the caller selects columns below the length of every row, and a masked load
-        // touches only what is selected.
-        w[j] = unsafe { _mm512_maskz_loadu_epi8(mask, ws[j].as_ptr().add(k).cast()) };
-    }
-    for i in 0..M {
-        // SAFETY: as above.
-        let x = unsafe { _mm512_maskz_loadu_epi8(mask, xs[i].as_ptr().add(k)) };
-        for j in 0..N {
-            sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], w[j], x);
-        }
-    }
 }
 
 /// The sums of the lanes of four vectors.

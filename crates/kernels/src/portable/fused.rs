@@ -49,7 +49,8 @@ pub(crate) fn attention<B: Backend>(
         scores = (scores + mask).clamp_min(lowest);
     }
     if causal {
-        let future = Tensor::<B, 2, Bool>::tril_mask([queries, keys], (keys - queries) as i64, &scores.device());
+        let future =
+            Tensor::<B, 2, Bool>::tril_mask([queries, keys], (keys - queries) as i64, &scores.device());
         // Below every other score, so that even in a row that is masked everywhere none of the
         // future is seen.
         scores = scores.mask_fill(future.unsqueeze::<4>(), 2.0 * lowest);

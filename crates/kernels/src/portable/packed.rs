@@ -88,7 +88,9 @@ fn straddling_codes<B: Backend>(p: &PackedMatrix<B>) -> Tensor<B, 2, Int> {
     let offset = |i: usize| (i * p.bits as usize) % 32;
     let low_bits = |i: usize| (32 - offset(i)).min(p.bits as usize);
     let per_column = |f: &dyn Fn(usize) -> usize| {
-        ints((0..columns).map(|i| f(i) as i32).collect(), &device).reshape([1, columns]).expand([out, columns])
+        ints((0..columns).map(|i| f(i) as i32).collect(), &device)
+            .reshape([1, columns])
+            .expand([out, columns])
     };
     let word = |next: usize| {
         let at = (0..columns).map(|i| (i * p.bits as usize / 32 + next).min(width - 1) as i32).collect();

@@ -104,7 +104,8 @@ fn check_attention(case: Case) {
         }
         let expected = attend(&case, [&q, &k, &v], &mask, causal);
         let mask = (!mask.is_empty()).then(|| tensor(&mask, [batch, 1, queries, keys]));
-        let what = format!("{batch} {heads} {queries} {keys} {d_head}, causal {causal}, mask {}", mask.is_some());
+        let what =
+            format!("{batch} {heads} {queries} {keys} {d_head}, causal {causal}, mask {}", mask.is_some());
         for make in [tensor::<4>, interleaved] {
             let t = || {
                 (

@@ -1,7 +1,6 @@
 //! Portable bodies, CPU bodies and oracle against each other.
 #![allow(clippy::unwrap_used)]
 
-mod bench;
 mod fused;
 mod packed;
 mod quantize;

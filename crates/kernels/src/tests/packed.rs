@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    Code, PackedMatrix, TokenQuant, embedding_packed, fake_quantize_rows, linear_packed, linear_quantized, oracle,
-    pack_rows, portable, unpack,
+    Code, PackedMatrix, TokenQuant, embedding_packed, fake_quantize_rows, linear_packed, linear_quantized,
+    oracle, pack_rows, portable, unpack,
 };
 use burn::backend::Autodiff;
 
@@ -23,7 +23,11 @@ fn weight(out: usize, columns: usize, bits: u32, code: Code, group: usize) -> (P
 }
 
 fn kinds(bits: u32) -> Vec<Code> {
-    if bits == 1 { vec![Code::Binary, Code::Symmetric, Code::Asymmetric] } else { vec![Code::Symmetric, Code::Asymmetric] }
+    if bits == 1 {
+        vec![Code::Binary, Code::Symmetric, Code::Asymmetric]
+    } else {
+        vec![Code::Symmetric, Code::Asymmetric]
+    }
 }
 
 const SHAPES: [(usize, usize, usize); 9] = [
@@ -97,7 +101,8 @@ fn weight_only_products_equal_the_oracle() {
                     let expected = oracle::linear(&x, &w, &bias, columns);
                     let tolerance = 1e-4 * magnitude(&expected).max(1.0);
                     for (layout, t) in layouts(&x, rows, columns) {
-                        let what = format!("{bits} bits {code:?} {layout} {rows} x {columns} x {out} / {group}");
+                        let what =
+                            format!("{bits} bits {code:?} {layout} {rows} x {columns} x {out} / {group}");
                         let bias = Some(tensor(&bias, [out]));
                         let y = linear_packed(t.clone(), &p, bias.clone());
                         assert_eq!(y.dims(), [rows, out]);
@@ -131,7 +136,14 @@ fn check_quantized(x: &[f32], p: &PackedMatrix<Flex>, w: &[f32]) {
     let [out, columns] = p.shape;
     let rows = x.len() / columns;
     let bias = values(out, 8);
-    for q in [(8, true, true), (8, true, false), (8, false, true), (8, false, false), (4, true, false), (3, false, true)] {
+    for q in [
+        (8, true, true),
+        (8, true, false),
+        (8, false, true),
+        (8, false, false),
+        (4, true, false),
+        (3, false, true),
+    ] {
         let q = TokenQuant { bits: q.0, symmetric: q.1, full_range: q.2, range: None };
         for (range, bias) in [(None, &[][..]), (Some((-1.5, 1.0)), &bias[..])] {
             let q = TokenQuant { range, ..q };
@@ -180,7 +192,16 @@ fn integer_accumulators_are_exact() {
 fn very_long_rows_do_not_overflow() {
     let columns = 140_000;
     let words = pack_rows(&vec![255u8; columns], 1, columns, 8);
-    let p = PackedMatrix::<Flex>::new(words, vec![1.0], vec![0], 8, Code::Asymmetric, [1, columns], columns, &Default::default());
+    let p = PackedMatrix::<Flex>::new(
+        words,
+        vec![1.0],
+        vec![0],
+        8,
+        Code::Asymmetric,
+        [1, columns],
+        columns,
+        &Default::default(),
+    );
     let x = Tensor::<Flex, 2>::full([1, columns], -128.0, &Default::default());
     let q = TokenQuant { bits: 8, symmetric: true, full_range: true, range: Some((-128.0, 127.0)) };
     assert_eq!(floats(linear_quantized(x, q, &p, None)), [-128.0 * 255.0 * columns as f32]);
@@ -205,11 +226,15 @@ fn gradients_reach_the_input_of_a_packed_layer() {
     let p = PackedMatrix::<Autodiff<Flex>>::from_inner(p);
     let x = Tensor::<Autodiff<Flex>, 2>::from_inner(tensor(&values(33, 1), [1, 33])).require_grad();
     let gradients = linear_packed(x.clone(), &p, None).sum().backward();
-    let expected: Vec<f64> =
-        (0..33).map(|k| (0..3).map(|o| f64::from(w[o * 33 + k])).sum()).collect();
+    let expected: Vec<f64> = (0..33).map(|k| (0..3).map(|o| f64::from(w[o * 33 + k])).sum()).collect();
     assert_close(&floats(x.grad(&gradients).unwrap()), &expected, 1e-5, "gradient");
     let q = TokenQuant { bits: 8, symmetric: true, full_range: false, range: None };
     let y = linear_quantized(x.clone(), q, &p, None).inner();
     let reference = fake_quantize_rows(x.inner(), q).matmul(tensor(&w, [3, 33]).transpose());
-    assert_close(&floats(y), &floats(reference).into_iter().map(f64::from).collect::<Vec<_>>(), 1e-4, "value");
+    assert_close(
+        &floats(y),
+        &floats(reference).into_iter().map(f64::from).collect::<Vec<_>>(),
+        1e-4,
+        "value",
+    );
 }

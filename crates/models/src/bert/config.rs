@@ -45,7 +45,8 @@ impl BertConfig {
         check_fixed(keys);
         let (vocab_size, hidden_size) = (keys.size("vocab_size"), keys.size("hidden_size"));
         let (layers, heads) = (keys.size("num_hidden_layers"), keys.size("num_attention_heads"));
-        let (intermediate, positions) = (keys.size("intermediate_size"), keys.size("max_position_embeddings"));
+        let (intermediate, positions) =
+            (keys.size("intermediate_size"), keys.size("max_position_embeddings"));
         let hidden_dropout_prob = keys.probability("hidden_dropout_prob");
         let attention_probs_dropout_prob = keys.probability("attention_probs_dropout_prob");
         let classifier_dropout = match keys.optional::<f64>("classifier_dropout") {

@@ -156,8 +156,7 @@ impl<B: Backend> BertEmbeddings<B> {
         let positions = Tensor::arange(0..seq as i64, &device).unsqueeze();
         let segment = Tensor::zeros([1, 1], &device);
         // One row each, added to all texts: cheaper than vectors per text.
-        let fixed =
-            self.position_embeddings.forward(positions) + self.token_type_embeddings.forward(segment);
+        let fixed = self.position_embeddings.forward(positions) + self.token_type_embeddings.forward(segment);
         let x = self.word_embeddings.forward(ids) + fixed;
         self.dropout.forward(self.layer_norm.forward(x))
     }

@@ -15,7 +15,7 @@ pub(super) fn check(records: Vec<u8>, classes: usize, file: &Path) -> Result<Vec
     if records.is_empty() {
         return Err(DataError::Empty { file: file.into() });
     }
-    if records.len() % RECORD_BYTES != 0 {
+    if !records.len().is_multiple_of(RECORD_BYTES) {
         return Err(DataError::Length { file: file.into(), bytes: records.len() });
     }
     let classes = classes.min(CLASSES);
@@ -35,7 +35,10 @@ mod tests {
         let check = |records: Vec<u8>| check(records, 10, Path::new("a.bin")).map_err(|e| e.to_string());
         assert!(check(vec![9; RECORD_BYTES]).is_ok());
         assert_eq!(check(vec![]), Err("a.bin: holds no examples".into()));
-        assert_eq!(check(vec![0; 3072]), Err("a.bin: 3072 bytes are no whole number of records of 3073".into()));
+        assert_eq!(
+            check(vec![0; 3072]),
+            Err("a.bin: 3072 bytes are no whole number of records of 3073".into())
+        );
         let mut two = vec![0; 2 * RECORD_BYTES];
         two[RECORD_BYTES] = 10;
         assert_eq!(check(two), Err("a.bin: record 1: label 10 is not below 10".into()));

@@ -121,8 +121,7 @@ impl<B: Backend> Gpt2Attention<B> {
             .try_into()
             .expect("`c_attn` has three times the inner width");
         let split = |x| split_heads(x, self.n_heads, self.d_head);
-        let context =
-            attention(split(q), split(k), split(v), None, true, self.scale, &self.attn_dropout);
+        let context = attention(split(q), split(k), split(v), None, true, self.scale, &self.attn_dropout);
         self.resid_dropout.forward(self.c_proj.forward(merge_heads(context)))
     }
 }

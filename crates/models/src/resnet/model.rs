@@ -86,10 +86,14 @@ fn normalize<B: Backend>(norm: &BatchNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
     if B::ad_enabled(&x.device()) {
         return norm.forward(x);
     }
-    let channels = x.dims()[1];
+    let dims = x.dims();
+    let [batch, channels, height, width] = dims;
     let factor = norm.gamma.val() / (norm.running_var.value() + norm.epsilon).sqrt();
     let offset = norm.beta.val() - norm.running_mean.value() * factor.clone();
-    x * factor.reshape([1, channels, 1, 1]) + offset.reshape([1, channels, 1, 1])
+    // One row per channel of each image: broadcasting one number over a row is many times faster on the CPU than
+    // broadcasting over the first axis and the last two.
+    let rows = |v: Tensor<B, 1>| v.reshape([1, channels]).repeat_dim(0, batch).reshape([batch * channels, 1]);
+    (x.reshape([batch * channels, height * width]) * rows(factor) + rows(offset)).reshape(dims)
 }
 
 impl ResNetConfig {
@@ -137,10 +141,7 @@ impl<B: Backend> Pretrained<B> for CifarResNet<B> {
     }
 
     fn naming(&self) -> Naming {
-        Naming {
-            ignorable: |name| name.ends_with(".num_batches_tracked"),
-            ..Naming::new(name_table(self))
-        }
+        Naming { ignorable: |name| name.ends_with(".num_batches_tracked"), ..Naming::new(name_table(self)) }
     }
 
     fn config_now(&self, config: &ResNetConfig) -> ResNetConfig {

@@ -10,7 +10,10 @@ pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("BRIQUETTE_DATA").map_or(default, PathBuf::from);
     let found = root.join(path);
     if !found.exists() {
-        eprintln!("SKIPPED: {} is missing; set BRIQUETTE_DATA to the folder with models and data", found.display());
+        eprintln!(
+            "SKIPPED: {} is missing; set BRIQUETTE_DATA to the folder with models and data",
+            found.display()
+        );
         return None;
     }
     Some(found)

@@ -101,7 +101,7 @@ fn without_effect(f: &Fields<'_>, key: &str, observer: &str, out: &mut Diagnosti
 pub fn make(kind: &ObserverKind, quantization: &InputQuantization) -> Arc<dyn InputObserver> {
     match *kind {
         ObserverKind::MinMax => Arc::new(MinMax::default()),
-        ObserverKind::MovingAverage { momentum } => Arc::new(MovingAverage::new(momentum as f32)),
+        ObserverKind::MovingAverage { momentum } => Arc::new(MovingAverage::new(momentum)),
         ObserverKind::Percentile { percentile } => Arc::new(Percentile::new(percentile)),
         ObserverKind::Mse => Arc::new(Mse::new(*quantization)),
     }

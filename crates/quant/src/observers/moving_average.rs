@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 /// (and again while both ends are equal).
 #[derive(Debug)]
 pub struct MovingAverage {
-    momentum: f32,
+    momentum: f64,
     range: Mutex<Option<(f32, f32)>>,
 }
 
 impl MovingAverage {
     /// `momentum` in `[0, 1)`: the weight of the past.
-    pub fn new(momentum: f32) -> Self {
+    pub fn new(momentum: f64) -> Self {
         Self { momentum, range: Mutex::new(None) }
     }
 }
@@ -24,8 +24,9 @@ impl InputObserver for MovingAverage {
         let Some((low, high)) = extremes(values) else { return };
         let mut range = self.range.lock().expect("no holder of this lock panics");
         let (l, h) = range.filter(|(l, h)| l != h).unwrap_or((low, high));
-        let m = self.momentum;
-        *range = Some((m * l + (1.0 - m) * low, m * h + (1.0 - m) * high));
+        // The complement is rounded once, as Python's double is when it meets a float tensor.
+        let (past, present) = (self.momentum as f32, (1.0 - self.momentum) as f32);
+        *range = Some((past * l + present * low, past * h + present * high));
     }
 
     fn range(&self) -> Option<(f32, f32)> {

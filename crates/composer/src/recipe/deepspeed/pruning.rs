@@ -142,10 +142,11 @@ fn is_block_pattern(text: &str) -> bool {
 fn ratio(f: &mut Fields<'_>, mandatory: bool, out: &mut Diagnostics) {
     let value =
         if mandatory { f.required::<f64>("dense_ratio", out) } else { f.optional("dense_ratio", out) };
-    if let Some(value) = value
-        && !(value > 0.0 && value <= 1.0)
-    {
-        let expected = "a share to keep, over 0 and at most 1".into();
+    // snip_momentum, the one method that can do without, cannot keep everything either.
+    let legal = |value: f64| value > 0.0 && (value < 1.0 || mandatory && value == 1.0);
+    if let Some(value) = value.filter(|v| !legal(*v)) {
+        let most = if mandatory { "at most" } else { "below" };
+        let expected = format!("a share to keep, over 0 and {most} 1");
         out.add(f.place_of("dense_ratio"), Problem::Range { value: value.to_string(), expected });
     }
 }

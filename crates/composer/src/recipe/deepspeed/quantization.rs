@@ -136,9 +136,8 @@ fn weight_params(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics)
     let place = f.place_of("target_bits");
     let target = f.required::<u64>("target_bits", out);
     f.optional::<usize>("quantization_period", out);
-    if let Some(target) = target {
-        to.put("bits", json!(target), place.clone());
-    }
+    // Where none was given that is reported above, and the method need not miss it as well.
+    to.put("bits", json!(target.unwrap_or(8)), place);
     let (Some(start), Some(target)) = (start, target) else { return };
     if start == 0 && target == 0 {
         // One mistake; the method reports it for `target_bits`.

@@ -1,0 +1,19 @@
+//! GPU backends, with and without fusion: the portable bodies, until a kernel of our own is faster.
+
+use crate::ops::CompressOps;
+use burn::tensor::backend::Backend;
+use burn_cubecl::element::BoolElement;
+use burn_cubecl::{CubeBackend, CubeRuntime, FloatElement, IntElement};
+use burn_fusion::{Fusion, FusionBackend};
+
+impl<R, F, I, BT> CompressOps for CubeBackend<R, F, I, BT>
+where
+    Self: Backend,
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    BT: BoolElement,
+{
+}
+
+impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {}

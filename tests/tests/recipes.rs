@@ -1,0 +1,93 @@
+//! The recipes of the shared data on the models they were written for.
+#![allow(clippy::print_stderr, reason = "a test that skips says so")]
+
+use briquette_composer::{Composer, Recipe};
+use briquette_core::{ModelView, Problem};
+use briquette_kernels::backend::Cpu;
+use briquette_models::ModelConfig;
+use std::path::{Path, PathBuf};
+
+fn shared(path: &str) -> Option<PathBuf> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let root = std::env::var_os("BRIQUETTE_DATA").map_or(default, PathBuf::from);
+    let found = root.join(path);
+    if !found.exists() {
+        eprintln!(
+            "SKIPPED: {} is missing; set BRIQUETTE_DATA to the folder with models and data",
+            found.display()
+        );
+        return None;
+    }
+    Some(found)
+}
+
+fn recipes() -> Option<Vec<PathBuf>> {
+    let folder = shared("recipes")?;
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "json"));
+    files.sort();
+    Some(files)
+}
+
+fn name(file: &Path) -> String {
+    file.file_stem().expect("a name").to_string_lossy().into_owned()
+}
+
+/// The model that a recipe's name speaks of.
+fn view(recipe: &str) -> Option<ModelView> {
+    let folder = match recipe.rsplit('_').next() {
+        Some("bert") => "models/minilm-sst2",
+        Some("gpt2") => "models/gpt2-wikitext2",
+        Some("resnet20") => "models/resnet20-cifar10",
+        _ => panic!("{recipe} names no model"),
+    };
+    Some(ModelConfig::from_dir(shared(folder)?).expect("a model's folder").view())
+}
+
+#[test]
+fn every_recipe_reads() {
+    let Some(files) = recipes() else { return };
+    assert!(!files.is_empty());
+    for file in files {
+        let recipe = Recipe::from_file(&file).unwrap_or_else(|e| panic!("{e}"));
+        let unavailable = |p: &Problem| matches!(p, Problem::NotAvailable { .. });
+        assert!(recipe.problems.iter().all(|d| unavailable(&d.problem)), "{}", recipe.problems);
+    }
+}
+
+#[test]
+fn recipes_plan_or_say_what_is_not_available() {
+    let Some(files) = recipes() else { return };
+    for file in files {
+        let name = name(&file);
+        let Some(view) = view(&name) else { continue };
+        let recipe = Recipe::from_file(&file).unwrap_or_else(|e| panic!("{e}"));
+        let planned = Composer::<Cpu>::builtin().plan(&recipe, &view);
+        if name.starts_with("zeroquant_") || name.starts_with("xtc_") {
+            let plan = planned.unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(plan.steps().len() > view.sites.len() / 2, "{name}");
+            assert!(plan.steps().iter().any(|s| s.method == "weight_quantization"), "{name}");
+            assert!(plan.steps().iter().any(|s| s.method == "activation_quantization"), "{name}");
+        } else {
+            let problems = planned.err().unwrap_or_else(|| panic!("{name} was planned"));
+            for d in problems.iter() {
+                assert!(matches!(d.problem, Problem::NotAvailable { .. }), "{name}: {d}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_recipe_gives_the_same_plan() {
+    let Some(files) = recipes() else { return };
+    for file in files.iter().filter(|f| name(f).starts_with("zeroquant_")) {
+        let Some(view) = view(&name(file)) else { continue };
+        let text = || {
+            let recipe = Recipe::from_file(file).unwrap_or_else(|e| panic!("{e}"));
+            let plan = Composer::<Cpu>::builtin().plan(&recipe, &view).unwrap_or_else(|e| panic!("{e}"));
+            plan.to_json().to_string()
+        };
+        assert_eq!(text(), text());
+    }
+}
