@@ -6,16 +6,19 @@ For every weight that `quantization_config` of ARTEFACT_DIR/config.json covers:
 
 1. the tensors are exactly those of its format, with the right types and shapes;
 2. the package's decompressor gives the values that an independent reading of the layout gives;
-3. with SOURCE_DIR, the values are near the weight the artefact was made from. Leave SOURCE_DIR out
-   when training or layer removal moved the weights on purpose.
+3. with SOURCE_DIR, the values are as far from the weight the artefact was made from as its own
+   briquette.json says, no more and no less. Leave SOURCE_DIR out when training or layer removal
+   moved the weights on purpose.
 
 Ends with 0 when all holds or a package is missing (SKIP), 1 when something differs, 2 when the
 folders cannot be judged.
 """
 
 import argparse
+import json
 import re
 import sys
+from pathlib import Path
 
 import judge
 
@@ -27,8 +30,8 @@ from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig
 from safetensors import safe_open
 
-# Largest accepted |w - source| / |source| (Frobenius), by bits. Below 4 bits it is only reported.
-SOURCE_LIMITS = {8: 0.02, 4: 0.25}
+# How far the error found here may be from the one the manifest states, relative to the latter.
+ERROR_TOLERANCE = 1e-3
 TOLERANCE = 1e-6
 SUFFIXES = (
     "weight",
@@ -182,7 +185,16 @@ def source_weight(source, module, model_type):
     return weight.T if transposed else weight
 
 
-def source_problems(values, weight, bits):
+def stated_errors(folder):
+    """The relative error of every packed layer as briquette.json states it."""
+    manifest = Path(folder) / "briquette.json"
+    if not manifest.is_file():
+        return {}
+    layers = json.loads(manifest.read_text())["layers"]
+    return {layer["name"]: layer["relative_error"] for layer in layers}
+
+
+def source_problems(values, weight, stated):
     """Relative error against the source as text, and what is wrong with it."""
     if weight is None:
         return "not in the source", ["the source has no weight of this name"]
@@ -190,13 +202,14 @@ def source_problems(values, weight, bits):
         return f"source is {list(weight.shape)}", []
     norm = weight.norm().item()
     error = (values.to(torch.float32) - weight).norm().item() / (norm if norm > 0 else 1.0)
-    limit = SOURCE_LIMITS.get(bits)
-    too_far = limit is not None and not error < limit
-    problems = [f"error {error:.4f} against the source, limit {limit}"] if too_far else []
+    if stated is None:
+        return f"source error {error:.5f}", []
+    other = not abs(error - stated) <= ERROR_TOLERANCE * stated + TOLERANCE
+    problems = [f"error {error:.6f} against the source, the manifest says {stated:.6f}"] if other else []
     return f"source error {error:.5f}", problems
 
 
-def judge_module(module, tensors, scheme, form, source, model_type):
+def judge_module(module, tensors, scheme, form, source, model_type, stated):
     """One line about a module, and its problems."""
     state = {
         suffix: tensors.get(f"{module}.{suffix}")
@@ -226,7 +239,7 @@ def judge_module(module, tensors, scheme, form, source, model_type):
     bits = scheme.weights.num_bits
     line = f"{form} {bits} bits {scheme.weights.strategy} {shape}"
     if source is not None:
-        text, wrong = source_problems(plain, source_weight(source, module, model_type), bits)
+        text, wrong = source_problems(plain, source_weight(source, module, model_type), stated)
         line, problems = f"{line}, {text}", problems + wrong
     return line, problems
 
@@ -266,6 +279,7 @@ def main():
     source = Tensors(options.source) if options.source else None
     failures = [f"quantization_config: {text}" for text in config_problems(config, tensors)]
     modules = quantized_modules(tensors)
+    stated = stated_errors(options.artefact)
     for module in modules:
         scheme = scheme_of(module, config.config_groups)
         if scheme is None:
@@ -273,7 +287,7 @@ def main():
             continue
         form = scheme.format or config.format
         line, problems = judge_module(
-            module, tensors, scheme, form, source, raw.get("model_type")
+            module, tensors, scheme, form, source, raw.get("model_type"), stated.get(module)
         )
         print(f"{'ok  ' if not problems else 'FAIL'} {module}: {line}")
         failures += [f"{module}: {text}" for text in problems]

@@ -1,8 +1,8 @@
 //! The models compute what PyTorch computes, and more exactly so what float64 arithmetic does.
 //!
-//! The stored logits of the two transformers were computed with matrix products of reduced precision (TF32): a
-//! float64 evaluation of the same files differs from them by 2.7e-3 (MiniLM) and 6.6e-3 (GPT-2). Hence the wide
-//! tolerance there, and the narrow one against the float64 values below.
+//! The stored logits of the two transformers are themselves rounded: a float64 evaluation of the same files
+//! differs from them by 2.7e-3 (MiniLM) and 6.6e-3 (GPT-2). Hence the wide tolerance there, and the narrow one
+//! against the float64 values below.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;

@@ -20,6 +20,7 @@ mod manifest;
 mod read;
 mod write;
 
+pub use briquette_checkpoint::Naming;
 pub use digest::sha256_hex;
 pub use error::ArtefactError;
 pub use manifest::{FORMAT_VERSION, Format, LayerRecord, Manifest, ZeroLayout};

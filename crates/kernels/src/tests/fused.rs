@@ -1,3 +1,5 @@
+//! Layer normalization, GELU and attention: portable bodies and CPU bodies against the oracle.
+
 use super::*;
 use crate::{attention, gelu, gelu_tanh, layer_norm, oracle, portable};
 use burn::backend::Autodiff;

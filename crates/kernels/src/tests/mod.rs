@@ -4,6 +4,8 @@
 mod fused;
 mod packed;
 mod quantize;
+#[cfg(feature = "wgpu")]
+mod vulkan;
 
 use burn::backend::Flex;
 use burn::prelude::*;

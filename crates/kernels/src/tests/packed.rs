@@ -1,3 +1,5 @@
+//! Packing, unpacking and products with packed weights: every body against the oracle.
+
 use super::*;
 use crate::{
     Code, PackedMatrix, TokenQuant, embedding_packed, fake_quantize_rows, linear_packed, linear_quantized,
@@ -7,6 +9,17 @@ use burn::backend::Autodiff;
 
 /// A packed weight and its values.
 fn weight(out: usize, columns: usize, bits: u32, code: Code, group: usize) -> (PackedMatrix<Flex>, Vec<f32>) {
+    weight_on(out, columns, bits, code, group)
+}
+
+/// The same on any backend's default device.
+pub(super) fn weight_on<B: Backend>(
+    out: usize,
+    columns: usize,
+    bits: u32,
+    code: Code,
+    group: usize,
+) -> (PackedMatrix<B>, Vec<f32>) {
     let mask = (1u32 << bits) - 1;
     let codes: Vec<u8> =
         (0..out * columns).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 13 & mask) as u8).collect();

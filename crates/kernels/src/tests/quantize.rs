@@ -1,3 +1,5 @@
+//! Rounding and quantization of rows: every body against the oracle.
+
 use super::*;
 use crate::{TokenQuant, fake_quantize_rows, oracle, portable, quantize_rows, round_half_even};
 use burn::backend::Autodiff;
