@@ -1,11 +1,11 @@
 //! The processor.
 
-use super::{On, Work};
+use super::{On, Work, start};
 use crate::error::CliError;
 use briquette_kernels::backend::Cpu;
 
 pub(super) fn run(work: impl Work) -> Result<(), CliError> {
-    work.run::<Cpu>(&On { device: Default::default(), backend: "cpu", name: processor() })
+    start::<Cpu>(work, On { device: Default::default(), backend: "cpu", name: processor() })
 }
 
 /// The processor's name and number of threads, as far as the system tells.

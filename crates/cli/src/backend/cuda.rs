@@ -1,12 +1,12 @@
 //! NVIDIA GPUs.
 
-use super::{On, Work};
+use super::{On, Work, start};
 use crate::error::CliError;
 use briquette_kernels::backend::Cuda;
 use std::process::Command;
 
 pub(super) fn run(work: impl Work) -> Result<(), CliError> {
-    work.run::<Cuda>(&On { device: Default::default(), backend: "cuda", name: gpu() })
+    start::<Cuda>(work, On { device: Default::default(), backend: "cuda", name: gpu() })
 }
 
 /// The GPU's name as the driver's own tool says it.

@@ -9,6 +9,7 @@ mod wgpu;
 use crate::args::BackendChoice;
 use crate::error::CliError;
 use burn::prelude::*;
+use std::panic::AssertUnwindSafe;
 
 /// A command that computes, written once for every backend.
 pub(crate) trait Work {
@@ -22,6 +23,20 @@ pub(crate) struct On<B: Backend> {
     pub(crate) backend: &'static str,
     /// The device in words.
     pub(crate) name: String,
+}
+
+/// Runs `work` on a device that answers.
+fn start<B: Backend>(work: impl Work, on: On<B>) -> Result<(), CliError> {
+    // Drivers that are missing panic deep inside the backend; here that is the machine's matter.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let first = AssertUnwindSafe(|| Tensor::<B, 1>::zeros([1], &on.device).into_data());
+    let answer = std::panic::catch_unwind(first);
+    std::panic::set_hook(hook);
+    match answer {
+        Ok(_) => work.run(&on),
+        Err(_) => Err(CliError::Backend(format!("`{}`: no device of this kind answers here", on.backend))),
+    }
 }
 
 /// Runs `work` on the backend asked for.

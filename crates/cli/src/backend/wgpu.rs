@@ -1,6 +1,6 @@
 //! GPUs through Vulkan.
 
-use super::{On, Work};
+use super::{On, Work, start};
 use crate::error::CliError;
 use briquette_kernels::backend::Wgpu;
 use burn::prelude::Backend;
@@ -8,5 +8,5 @@ use burn::prelude::Backend;
 pub(super) fn run(work: impl Work) -> Result<(), CliError> {
     let device = Default::default();
     let name = Wgpu::name(&device);
-    work.run::<Wgpu>(&On { device, backend: "wgpu", name })
+    start::<Wgpu>(work, On { device, backend: "wgpu", name })
 }
