@@ -1,6 +1,6 @@
 //! The report: sizes, errors, quality and speed before and after, for people and for programs.
 
-use crate::artefact::LayerRecord;
+use crate::artefact::{LayerRecord, Manifest};
 use briquette_checkpoint::TensorFiles;
 use briquette_core::InputQuantization;
 use serde::{Deserialize, Serialize};
@@ -111,6 +111,8 @@ pub struct Report {
     pub bytes_before: Bytes,
     /// Tensors after.
     pub bytes_after: Bytes,
+    /// Methods that were carried out, each with the number of layers it acted on.
+    pub methods: BTreeMap<String, usize>,
     /// Packed layers, in model order.
     pub layers: Vec<LayerReport>,
     /// Quality, where evaluation data was given.
@@ -119,6 +121,16 @@ pub struct Report {
     pub latency: Option<Latency>,
     /// Seconds spent, by phase.
     pub seconds: BTreeMap<String, f64>,
+}
+
+/// The methods of an artefact's plan, each with the number of layers it acted on.
+pub fn methods(manifest: &Manifest) -> BTreeMap<String, usize> {
+    let steps = manifest.plan["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut methods = BTreeMap::new();
+    for method in steps.iter().filter_map(|s| s["method"].as_str()) {
+        *methods.entry(method.to_string()).or_default() += 1;
+    }
+    methods
 }
 
 impl Report {
@@ -167,6 +179,8 @@ impl Report {
     pub fn to_markdown(&self) -> String {
         let mut out =
             format!("# {}\n\nOn {} ({}), seed {}.\n\n", self.model, self.device, self.backend, self.seed);
+        let methods: Vec<String> = self.methods.iter().map(|(m, n)| format!("{m} on {n} layers")).collect();
+        out.push_str(&format!("{}.\n\n", methods.join(", ")));
         out.push_str(&self.summary());
         if let Some(l) = self.latency.as_ref().filter(|l| l.after_ms > l.before_ms) {
             let slower = l.after_ms / l.before_ms.max(1e-9);
@@ -233,6 +247,7 @@ mod tests {
             seed: 0,
             bytes_before: bytes(2_000_000),
             bytes_after: bytes(1_000_000),
+            methods: BTreeMap::from([("weight_quantization".into(), 1)]),
             layers: vec![LayerReport {
                 name: "fc".into(),
                 shape: [10, 100],
@@ -253,6 +268,7 @@ mod tests {
     fn markdown_says_when_compression_made_it_slower() {
         let text = report().to_markdown();
         assert!(text.contains("2.00 times as slow"), "{text}");
+        assert!(text.contains("weight_quantization on 1 layers"), "{text}");
         assert!(text.contains("| fc | 10 x 100 | 8 | 100 | 1040 | 0.00300 | float |"), "{text}");
     }
 

@@ -4,7 +4,7 @@
 
 use briquette_checkpoint::Naming;
 use briquette_composer::artefact::{self, Artefact, Source};
-use briquette_composer::report::LayerReport;
+use briquette_composer::report::{self, LayerReport};
 use briquette_composer::{Composer, Finished, Plan, Recipe};
 use briquette_core::{Diagnostics, Left, StageKind, host_floats, to_canonical};
 use briquette_nn::{
@@ -147,6 +147,10 @@ fn the_manifest_and_the_report_show_it() {
     assert_eq!(methods, ["outlier_clipping", "weight_quantization"].repeat(2));
     assert_eq!(steps[0]["details"], json!({"deviations": 2.15}));
     assert_eq!(with.manifest().recipe["steps"][0], clip(2.15));
+
+    let reported = report::methods(with.manifest());
+    assert_eq!(reported.get("outlier_clipping"), Some(&2));
+    assert_eq!(report::methods(without.manifest()).get("outlier_clipping"), None);
 
     let error = |a: &Artefact| LayerReport::new(&a.manifest().layers[0], a.files(), None).relative_error;
     assert!(error(&with) < error(&without));

@@ -23,7 +23,7 @@ mod train;
 
 use briquette_checkpoint::Naming;
 use briquette_composer::artefact::{self, Artefact, Source, Staged};
-use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report};
+use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, methods};
 use briquette_composer::{Composer, Finished, Recipe};
 use briquette_nn::{model_view, name_table};
 use burn::backend::{Autodiff, Flex};
@@ -132,6 +132,7 @@ fn compare(before: &Classifier, after: &Classifier, artefact: &Artefact, test: &
         seed: SEED,
         bytes_before: Bytes { total: float_bytes, by_dtype: BTreeMap::from([("F32".into(), float_bytes)]) },
         bytes_after: Bytes::of(artefact.files()),
+        methods: methods(artefact.manifest()),
         layers: manifest.layers.iter().map(layer).collect(),
         quality: Some(Quality {
             metric: "accuracy".into(),

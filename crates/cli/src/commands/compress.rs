@@ -9,7 +9,7 @@ use crate::model::{Opened, short_name};
 use crate::progress::Progress;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Source, Staged, sha256_hex, stage};
-use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report};
+use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, methods};
 use briquette_composer::{Finished, Plan, Session};
 use briquette_models::{CONFIG_FILE, Evaluation, Examples, Inputs, ModelJob, Pretrained, Task, evaluate};
 use burn::prelude::*;
@@ -211,6 +211,7 @@ impl<B: Backend> Job<'_, B> {
             seed: self.args.seed,
             bytes_before: Bytes::of(&TensorFiles::open(&self.opened.folder)?),
             bytes_after: Bytes::of(artefact.files()),
+            methods: methods(manifest),
             layers: manifest.layers.iter().map(layer).collect(),
             quality,
             latency,
