@@ -1,8 +1,10 @@
 //! A model's folder or an artefact, opened and loaded alike.
 
+use crate::backend::On;
 use crate::error::CliError;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Artefact, CONFIG};
+use briquette_core::LayerKind;
 use briquette_models::{ModelConfig, ModelError, Pretrained, resolve};
 use burn::prelude::*;
 use std::path::{Path, PathBuf};
@@ -41,8 +43,10 @@ impl Opened {
     pub(crate) fn load<B: Backend, M: Pretrained<B>>(
         &self,
         config: &M::Config,
-        device: &B::Device,
+        on: &On<B>,
     ) -> Result<M, CliError> {
+        self.refuse_wrong_results(on.backend)?;
+        let device = &on.device;
         match &self.artefact {
             None => Ok(briquette_models::load(config, &self.folder, device)?),
             Some(artefact) => {
@@ -50,6 +54,20 @@ impl Opened {
                 let naming = model.naming();
                 Ok(artefact.load(model, &naming, device)?)
             }
+        }
+    }
+
+    /// Rows of a packed embedding come out wrong through Vulkan (the kernels' Vulkan tests show it); an
+    /// error is better than a wrong answer.
+    fn refuse_wrong_results(&self, backend: &str) -> Result<(), CliError> {
+        let layers = self.artefact.as_ref().map_or(&[][..], |a| &a.manifest().layers);
+        match layers.iter().find(|l| backend == "wgpu" && l.kind == LayerKind::Embedding) {
+            Some(l) => {
+                let text =
+                    "packed embeddings are not computed rightly on wgpu in this version; use cpu or cuda";
+                Err(CliError::Backend(format!("{}: {text}", l.name)))
+            }
+            None => Ok(()),
         }
     }
 

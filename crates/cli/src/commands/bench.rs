@@ -61,7 +61,7 @@ impl<B: Backend> ModelJob<B> for Time<'_, B> {
     type Output = Result<Vec<f64>, CliError>;
 
     fn run<M: Pretrained<B>>(self, config: &M::Config) -> Self::Output {
-        let model: M = self.opened.load(config, &self.on.device)?;
+        let model: M = self.opened.load(config, self.on)?;
         let inputs = Inputs::dummy(&self.opened.config.task(), self.batch, self.seq, &self.on.device)?;
         Ok(time(&model, &inputs, self.budget))
     }

@@ -83,12 +83,12 @@ impl<B: Backend> ModelJob<B> for Job<'_, B> {
     type Output = Result<(), CliError>;
 
     fn run<M: Pretrained<B>>(mut self, config: &M::Config) -> Self::Output {
-        let model: M = self.timed("load", |job| job.opened.load(config, &job.on.device))?;
+        let model: M = self.timed("load", |job| job.opened.load(config, job.on))?;
         let finished = self.timed("compress", |job| job.compress(&model))?;
         let staged = self.timed("write", |job| job.stage(&finished, &model))?;
         drop(finished);
         let compressed = Opened::at(staged.path().to_path_buf())?;
-        let reloaded: M = self.timed("reload", |job| compressed.load(config, &job.on.device))?;
+        let reloaded: M = self.timed("reload", |job| compressed.load(config, job.on))?;
         let latency = self.timed("time", |job| job.latency(&model, &reloaded))?;
         let quality = self.timed("evaluate", |job| job.quality(&model, &reloaded))?;
         let report = self.report(&compressed, quality, latency)?;

@@ -48,7 +48,7 @@ impl<B: Backend> ModelJob<B> for Measure<'_, B> {
     type Output = Result<(Evaluation, f64), CliError>;
 
     fn run<M: Pretrained<B>>(self, config: &M::Config) -> Self::Output {
-        let model: M = self.opened.load(config, &self.on.device)?;
+        let model: M = self.opened.load(config, self.on)?;
         let begin = Instant::now();
         let mut progress = Progress::new("evaluating");
         let task = self.opened.config.task();
