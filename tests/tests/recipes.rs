@@ -64,7 +64,15 @@ fn recipes_plan_or_say_what_is_not_available() {
         let Some(view) = view(&name) else { continue };
         let recipe = Recipe::from_file(&file).unwrap_or_else(|e| panic!("{e}"));
         let planned = Composer::<Cpu>::builtin().plan(&recipe, &view);
-        if name.starts_with("zeroquant_") || name.starts_with("xtc_") {
+        if name.starts_with("layer_reduction_") {
+            let plan = planned.unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(plan.layer_reduction().and_then(|r| r.indices()), Some(&[1, 3, 5][..]), "{name}");
+            let half = |view: &ModelView| view.sites.iter().filter(|s| s.name.contains(".layer.")).count();
+            assert_eq!(2 * half(plan.model()), half(&view), "{name}");
+            assert_eq!(plan.steps().is_empty(), name == "layer_reduction_bert", "{name}");
+            let last = plan.steps().iter().filter(|s| s.site.name.contains(".layer.2.")).count();
+            assert_eq!(last, if plan.steps().is_empty() { 0 } else { 2 * 6 }, "{name}");
+        } else if name.starts_with("zeroquant_") || name.starts_with("xtc_") {
             let plan = planned.unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(plan.steps().len() > view.sites.len() / 2, "{name}");
             assert!(plan.steps().iter().any(|s| s.method == "weight_quantization"), "{name}");

@@ -67,9 +67,9 @@ pub(crate) struct CompressArgs {
     /// Learning rate.
     #[arg(long)]
     pub(crate) lr: Option<f64>,
-    /// Examples at once, for calibration and evaluation.
-    #[arg(long, default_value_t = DEFAULT_BATCH, value_parser = positive)]
-    pub(crate) batch: usize,
+    /// Examples at once; for training as the recipe says or as is usual for the task, else 32.
+    #[arg(long, value_parser = positive)]
+    pub(crate) batch: Option<usize>,
     /// The only source of randomness.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

@@ -5,6 +5,7 @@ use briquette_composer::artefact::ArtefactError;
 use briquette_composer::{CalibrationError, FinishError, RecipeError};
 use briquette_core::Diagnostics;
 use briquette_models::ModelError;
+use briquette_train::TrainError;
 use std::path::{Path, PathBuf};
 
 /// Anything that ends the program early.
@@ -24,6 +25,8 @@ pub(crate) enum CliError {
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
     Finish(#[from] FinishError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
     #[error("{}: {source}", .path.display())]
     Io { path: PathBuf, source: std::io::Error },
     /// A flag that cannot be honoured.

@@ -8,6 +8,7 @@ mod commands;
 mod error;
 mod model;
 mod progress;
+mod reduction;
 
 use args::{Cli, Command};
 use clap::Parser;

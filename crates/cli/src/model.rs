@@ -4,8 +4,7 @@ use crate::backend::On;
 use crate::error::CliError;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Artefact, CONFIG};
-use briquette_core::LayerKind;
-use briquette_models::{ModelConfig, ModelError, Pretrained, resolve};
+use briquette_models::{Examples, ModelConfig, ModelError, Pretrained, PretrainedConfig, resolve};
 use burn::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -45,7 +44,6 @@ impl Opened {
         config: &M::Config,
         on: &On<B>,
     ) -> Result<M, CliError> {
-        self.refuse_wrong_results(on.backend)?;
         let device = &on.device;
         match &self.artefact {
             None => Ok(briquette_models::load(config, &self.folder, device)?),
@@ -57,18 +55,27 @@ impl Opened {
         }
     }
 
-    /// Rows of a packed embedding come out wrong through Vulkan (the kernels' Vulkan tests show it); an
-    /// error is better than a wrong answer.
-    fn refuse_wrong_results(&self, backend: &str) -> Result<(), CliError> {
-        let layers = self.artefact.as_ref().map_or(&[][..], |a| &a.manifest().layers);
-        match layers.iter().find(|l| backend == "wgpu" && l.kind == LayerKind::Embedding) {
-            Some(l) => {
-                let text =
-                    "packed embeddings are not computed rightly on wgpu in this version; use cpu or cuda";
-                Err(CliError::Backend(format!("{}: {text}", l.name)))
+    /// The same for an architecture that is known to be the folder's.
+    pub(crate) fn load_as<B: Backend, M: Pretrained<B>>(&self, on: &On<B>) -> Result<M, CliError> {
+        match M::Config::pick(&self.config) {
+            Some(config) => self.load(config, on),
+            None => {
+                let text = format!("{}: is a model of another architecture", self.folder.display());
+                Err(CliError::Usage(text))
             }
-            None => Ok(()),
         }
+    }
+
+    /// A data file for this model, batches padded as the device likes it.
+    pub(crate) fn examples<B: Backend>(&self, file: &Path, on: &On<B>) -> Result<Examples, CliError> {
+        let examples = Examples::read(file, &self.config.task(), &self.folder)?;
+        Ok(examples.in_multiples_of(on.multiple()))
+    }
+
+    /// Whether it is an artefact whose weights or inputs are quantized.
+    pub(crate) fn is_packed(&self) -> bool {
+        let manifest = self.artefact.as_ref().map(Artefact::manifest);
+        manifest.is_some_and(|m| !m.layers.is_empty() || !m.inputs.is_empty())
     }
 
     /// Bytes of all tensors.

@@ -8,6 +8,7 @@ pub(crate) struct Progress {
     what: String,
     bar: Option<ProgressBar>,
     tenths: usize,
+    note: String,
 }
 
 impl Progress {
@@ -17,7 +18,15 @@ impl Progress {
                 .expect("the template is well-formed");
             ProgressBar::new(0).with_style(style).with_message(what.to_string())
         });
-        Self { what: what.into(), bar, tenths: 0 }
+        Self { what: what.into(), bar, tenths: 0, note: String::new() }
+    }
+
+    /// Says something beside the bar, or with the next line.
+    pub(crate) fn note(&mut self, note: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{} {note}", self.what)),
+            None => self.note = format!(", {note}"),
+        }
     }
 
     /// `done` of `total` units are done.
@@ -30,7 +39,7 @@ impl Progress {
         let tenths = done * 10 / total.max(1);
         if tenths > self.tenths {
             self.tenths = tenths;
-            eprintln!("{}: {}% ({done} of {total})", self.what, tenths * 10);
+            eprintln!("{}: {}% ({done} of {total}){}", self.what, tenths * 10, self.note);
         }
     }
 }

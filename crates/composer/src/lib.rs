@@ -15,8 +15,11 @@ mod registry;
 pub mod report;
 mod session;
 
+pub use briquette_layer_reduce::{Kept, ReducedLayers};
 pub use deepspeed_api::{InitError, init_compression, redundancy_clean};
 pub use plan::{Composer, Plan};
-pub use recipe::{Recipe, RecipeError};
+pub use recipe::{Decay, Keep, OptimizerKind, Recipe, RecipeError, TrainingSettings};
 pub use registry::{NameTaken, Registry};
-pub use session::{CalibrationError, FinishError, Finished, FinishedLayer, Session, Trainable, Trained};
+pub use session::{
+    CalibrationError, FinishError, Finished, FinishedLayer, Position, ResumeError, Session, Trainable, Trained,
+};

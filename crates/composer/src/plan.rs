@@ -1,11 +1,15 @@
 //! A recipe resolved for one model: full names, shapes, integers. Nothing is touched.
 
-use crate::recipe::{Entry, NOT_BUILT, Recipe};
+mod reduction;
+
+use crate::recipe::{Entry, NOT_BUILT, Recipe, TrainingSettings};
 use crate::registry::Registry;
 use briquette_core::{
     CompressionMethod, Diagnostic, Diagnostics, ModelView, PlanBuilder, Problem, StageKind, Step,
 };
+use briquette_distill::DistillationSettings;
 use burn::prelude::*;
+use reduction::Reduction;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -22,6 +26,9 @@ pub struct Plan<B: Backend> {
     steps: Vec<Step>,
     methods: HashMap<usize, Arc<dyn CompressionMethod<B>>>,
     model: ModelView,
+    reduction: Option<Reduction>,
+    distillation: Option<DistillationSettings>,
+    training: TrainingSettings,
     recipe: Value,
 }
 
@@ -43,10 +50,14 @@ impl<B: Backend> Composer<B> {
     /// Every problem of the recipe at once, each with its place.
     pub fn plan(&self, recipe: &Recipe, model: &ModelView) -> Result<Plan<B>, Diagnostics> {
         let mut problems = recipe.problems.clone();
+        let (model, reduction) = reduction::resolve(recipe.layer_reduction.as_ref(), model, &mut problems);
         let mut plan = Plan {
             steps: vec![],
             methods: HashMap::new(),
-            model: model.clone(),
+            model,
+            reduction,
+            distillation: recipe.distillation.clone(),
+            training: recipe.training.clone(),
             recipe: recipe.source.clone(),
         };
         let mut claims = Claims::default();
@@ -54,7 +65,7 @@ impl<B: Backend> Composer<B> {
             self.resolve(index, entry, &mut plan, &mut claims, &mut problems);
         }
         let order: HashMap<&str, usize> =
-            model.sites.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
+            plan.model.sites.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
         plan.steps.sort_by_key(|s| (order.get(s.site.name.as_str()).copied(), s.entry));
         check_order(&plan.steps, &mut problems);
         problems.into_result(plan)
@@ -157,9 +168,19 @@ impl<B: Backend> Plan<B> {
         &self.steps
     }
 
-    /// The model it was made for.
+    /// The model it was made for, without the layers that it drops.
     pub fn model(&self) -> &ModelView {
         &self.model
+    }
+
+    /// What the model learns from a teacher, as far as the recipe says it.
+    pub fn distillation(&self) -> Option<&DistillationSettings> {
+        self.distillation.as_ref()
+    }
+
+    /// How the model is trained, as far as the recipe says it.
+    pub fn training(&self) -> &TrainingSettings {
+        &self.training
     }
 
     /// The recipe it was made from.
@@ -181,13 +202,21 @@ impl<B: Backend> Plan<B> {
                        "details": s.details, "place": s.place})
             })
             .collect();
-        json!({"layers": self.model.sites.len(), "parameters": self.model.num_params(), "steps": steps})
+        let mut plan =
+            json!({"layers": self.model.sites.len(), "parameters": self.model.num_params(), "steps": steps});
+        if let Some(reduced) = self.layer_reduction() {
+            plan["layer_reduction"] = reduced.to_json();
+        }
+        plan
     }
 }
 
 impl<B: Backend> fmt::Display for Plan<B> {
-    /// One line for each layer: its name, shape and methods.
+    /// A line for the layer reduction, if there is one, and one for each layer: its name, shape and methods.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reduced) = self.layer_reduction() {
+            writeln!(f, "{reduced}")?;
+        }
         let width = self.model.sites.iter().map(|s| s.name.len()).max().unwrap_or(0);
         for site in &self.model.sites {
             let steps: Vec<String> =

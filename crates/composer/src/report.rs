@@ -4,6 +4,7 @@ use crate::artefact::{LayerRecord, Manifest};
 use briquette_checkpoint::TensorFiles;
 use briquette_core::InputQuantization;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -96,6 +97,25 @@ pub struct Latency {
     pub after_ms: f64,
 }
 
+/// How the model was trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// The data file.
+    pub data: String,
+    /// The teacher, where there was one.
+    pub teacher: Option<String>,
+    /// The settings, none of them left open.
+    pub settings: Value,
+    /// What was asked of the student, where there was a teacher.
+    pub distillation: Option<Value>,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Time it took, interruptions not counted.
+    pub seconds: f64,
+    /// The metric of the model in training after each epoch, where it was measured.
+    pub measured: Vec<f64>,
+}
+
 /// Everything about one compression.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -119,6 +139,9 @@ pub struct Report {
     pub quality: Option<Quality>,
     /// Speed before and after.
     pub latency: Option<Latency>,
+    /// Training, where there was any.
+    #[serde(default)]
+    pub training: Option<Training>,
     /// Seconds spent, by phase.
     pub seconds: BTreeMap<String, f64>,
 }
@@ -182,6 +205,9 @@ impl Report {
         let methods: Vec<String> = self.methods.iter().map(|(m, n)| format!("{m} on {n} layers")).collect();
         out.push_str(&format!("{}.\n\n", methods.join(", ")));
         out.push_str(&self.summary());
+        if let Some(t) = &self.training {
+            out.push_str(&training_lines(t));
+        }
         if let Some(l) = self.latency.as_ref().filter(|l| l.after_ms > l.before_ms) {
             let slower = l.after_ms / l.before_ms.max(1e-9);
             let text = format!("\nThe compressed model is {slower:.2} times as slow as the original here.\n");
@@ -203,6 +229,21 @@ impl Report {
         }
         out
     }
+}
+
+fn training_lines(t: &Training) -> String {
+    let teacher = t.teacher.as_ref().map_or(String::new(), |name| format!(", taught by {name}"));
+    let rate = t.steps as f64 / t.seconds.max(1e-9);
+    let mut out = format!(
+        "\nTrained on {}{teacher}: {} steps in {:.1} s ({rate:.2} steps a second).",
+        t.data, t.steps, t.seconds
+    );
+    if !t.measured.is_empty() {
+        let values: Vec<String> = t.measured.iter().map(|v| format!("{v:.4}")).collect();
+        out.push_str(&format!(" After each epoch: {}.", values.join(", ")));
+    }
+    out.push('\n');
+    out
 }
 
 fn layer_row(l: &LayerReport) -> String {
@@ -260,6 +301,15 @@ mod tests {
             }],
             quality: None,
             latency: Some(Latency { batch: 1, seq: 16, before_ms: 1.0, after_ms: 2.0 }),
+            training: Some(Training {
+                data: "train.tsv".into(),
+                teacher: Some("t".into()),
+                settings: Value::Null,
+                distillation: None,
+                steps: 10,
+                seconds: 5.0,
+                measured: vec![0.5, 0.75],
+            }),
             seconds: BTreeMap::new(),
         }
     }
@@ -269,6 +319,8 @@ mod tests {
         let text = report().to_markdown();
         assert!(text.contains("2.00 times as slow"), "{text}");
         assert!(text.contains("weight_quantization on 1 layers"), "{text}");
+        let line = "train.tsv, taught by t: 10 steps in 5.0 s (2.00 steps a second). After each epoch: 0.5000, 0.7500.";
+        assert!(text.contains(line), "{text}");
         assert!(text.contains("| fc | 10 x 100 | 8 | 100 | 1040 | 0.00300 | float |"), "{text}");
     }
 

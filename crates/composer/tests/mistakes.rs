@@ -33,7 +33,7 @@ fn bert() -> ModelView {
     }
     sites.push(linear("bert.pooler.dense", [8, 8]));
     sites.push(linear("classifier", [2, 8]));
-    ModelView { sites, parameters: vec![], norms: vec![] }
+    ModelView { sites, ..ModelView::default() }
 }
 
 /// `dense_ratio` belongs to no technique of the native schema; the value out of range is a percentile.

@@ -1,6 +1,7 @@
 //! How a layer's input is quantized: the vocabulary that recipes, layers and kernels share.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
 
@@ -57,4 +58,8 @@ pub trait InputObserver: fmt::Debug + Send + Sync {
     fn range(&self) -> Option<(f32, f32)>;
     /// A fresh observer with the same settings.
     fn fresh(&self) -> Arc<dyn InputObserver>;
+    /// Everything it has taken in, to be kept while a session is interrupted.
+    fn save(&self) -> Value;
+    /// Goes on from what [`save`](Self::save) gave; `false`, and nothing done, where it is not that.
+    fn restore(&self, saved: &Value) -> bool;
 }

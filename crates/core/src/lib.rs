@@ -11,6 +11,7 @@
 //! embedding), `in` its number of inputs (the width of an embedding). The canonical view of a
 //! weight is `[out, in]`; a convolution's is `[out, in * kh * kw]`.
 
+mod block_list;
 mod diagnostics;
 pub mod fields;
 mod input;
@@ -22,9 +23,12 @@ mod selector;
 mod state;
 mod weight;
 
+pub use block_list::BlockList;
 pub use diagnostics::{Diagnostic, Diagnostics, Problem, nearest};
 pub use input::{InputObserver, InputQuantization, InputRange, ScaleRule};
-pub use method::{Attached, CodeKind, CodedWeight, CompressionMethod, Left, Outcome, Stage, StageKind};
+pub use method::{
+    Attached, CodeKind, CodedWeight, Compensation, CompressionMethod, Left, LowRank, Outcome, Stage, StageKind,
+};
 pub use model_view::{LayerKind, ModelView, NameTable, Parameter, Site, materialize};
 pub use plan::{PlanBuilder, Step};
 pub use schedule::{Clock, Schedule};

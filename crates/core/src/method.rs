@@ -21,6 +21,8 @@ pub enum StageKind {
     Transform,
     /// Represents the weight by few bits.
     Quantize,
+    /// Adds to the quantized weight what quantization took away.
+    Compensate,
     /// Acts on the layer's input, not on its weight.
     Input,
 }
@@ -58,6 +60,8 @@ pub trait CompressionMethod<B: Backend>: fmt::Debug + Send + Sync {
 pub enum Attached<B: Backend> {
     /// Transforms the weight.
     Weight(Box<dyn Stage<B>>),
+    /// Corrects what the quantization before it did to the weight.
+    Compensation(Box<dyn Compensation<B>>),
     /// Quantizes the layer's input; needs a drop-in layer.
     Input {
         /// How.
@@ -94,6 +98,17 @@ pub trait Stage<B: Backend>: Send {
         false
     }
 
+    /// Called after each optimizer step; `clock` counts it. `sensitivity` is the largest eigenvalue of the loss's
+    /// second derivative in this layer's block relative to that of the most sensitive block, 0 to 1, where the
+    /// session was told it. Host work only: no tensor may be read back here.
+    fn after_step(&self, _state: &mut SessionState<B>, _clock: Clock, _sensitivity: Option<f64>) {}
+
+    /// Whether [`after_step`](Self::after_step) at `clock` will lower the precision, which is when a
+    /// sensitivity is worth computing.
+    fn switches_at(&self, _state: &SessionState<B>, _clock: Clock) -> bool {
+        false
+    }
+
     /// Whether, for a frozen weight, the result can no longer change.
     fn constant(&self, _clock: Clock) -> bool {
         false
@@ -102,6 +117,15 @@ pub trait Stage<B: Backend>: Send {
     /// The final weight and what is left of the method in the artefact. Must equal
     /// [`apply`](Self::apply) at the end of the schedule.
     fn finish(self: Box<Self>, state: &SessionState<B>, weight: Tensor<B, 2>) -> Outcome<B>;
+}
+
+/// A correction that is computed from what a weight was before its quantization and is after it.
+///
+/// It acts where the session ends: without training the view shows it too.
+pub trait Compensation<B: Backend>: Send {
+    /// The correction for `original` and `quantized`, both `[out, in]` and off the graph, as two factors
+    /// `[out, rank]` and `[rank, in]` whose product is added to `quantized`. A function of its arguments alone.
+    fn factors(&self, original: Tensor<B, 2>, quantized: Tensor<B, 2>) -> [Tensor<B, 2>; 2];
 }
 
 /// What a stage leaves behind.
@@ -122,6 +146,19 @@ pub enum Left {
     Rows(Vec<usize>),
     /// The weight as integer codes with scales, which give the weight back exactly.
     Coded(CodedWeight),
+    /// A matrix of low rank that is added to the coded weight.
+    LowRank(LowRank),
+}
+
+/// The product of `left: [out, rank]` and `right: [rank, in]`, both row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRank {
+    /// Columns of `left` and rows of `right`.
+    pub rank: usize,
+    /// `[out, rank]`.
+    pub left: Vec<f32>,
+    /// `[rank, in]`.
+    pub right: Vec<f32>,
 }
 
 /// What a code stands for.

@@ -1,5 +1,7 @@
 //! A model as names, kinds and shapes.
 
+use crate::block_list::BlockList;
+use crate::fields::join;
 use crate::weight::canonical_shape;
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
@@ -81,6 +83,9 @@ impl Site {
 /// One parameter of a model, of whatever layer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Parameter {
+    /// Its name in a checkpoint: that of its layer and its own, `weight` and `bias` for a normalization's gamma and
+    /// beta.
+    pub name: String,
     /// Field path in the Rust model, parameter included.
     pub path: String,
     /// Shape as burn holds it; its length is the rank.
@@ -95,6 +100,7 @@ pub struct NameTable {
     names: HashMap<String, String>,
     drop_in: std::collections::HashSet<String>,
     tied: Vec<(String, String)>,
+    lists: Vec<(String, usize)>,
 }
 
 impl NameTable {
@@ -105,6 +111,11 @@ impl NameTable {
             self.drop_in.insert(path.clone());
         }
         self.names.insert(path, name.into());
+    }
+
+    /// States that a list of `len` blocks, which can lose some of them, is at `path`.
+    pub fn insert_list(&mut self, path: impl Into<String>, len: usize) {
+        self.lists.push((path.into(), len));
     }
 
     /// States that the layer `name` is also used under the name `alias`.
@@ -121,6 +132,15 @@ impl NameTable {
     fn aliases(&self, name: &str) -> Vec<String> {
         self.tied.iter().filter(|(n, _)| n == name).map(|(_, a)| a.clone()).collect()
     }
+
+    fn block_lists(&self) -> Vec<BlockList> {
+        let list = |(path, len): &(String, usize)| BlockList {
+            name: self.name(path),
+            path: path.clone(),
+            len: *len,
+        };
+        self.lists.iter().map(list).collect()
+    }
 }
 
 fn default_name(path: &str) -> String {
@@ -136,6 +156,8 @@ pub struct ModelView {
     pub parameters: Vec<Parameter>,
     /// Batch normalizations by name, in model order.
     pub norms: Vec<String>,
+    /// Lists of blocks that can lose some, in model order; those that a [`NameTable`] states.
+    pub lists: Vec<BlockList>,
 }
 
 impl ModelView {
@@ -146,7 +168,8 @@ impl ModelView {
 
     /// The view of a module whose layers are named by `names`.
     pub fn with_names<B: Backend, M: Module<B>>(model: &M, names: &NameTable) -> Self {
-        let mut look = Look { at: Vec::new(), names, ids: HashMap::new(), view: Self::default() };
+        let view = Self { lists: names.block_lists(), ..Self::default() };
+        let mut look = Look { at: Vec::new(), names, ids: HashMap::new(), view };
         model.visit(&mut look);
         look.view
     }
@@ -172,7 +195,20 @@ struct Look<'a> {
 impl Look<'_> {
     fn parameter(&mut self, shape: &[usize], trainable: bool) {
         let path = self.at.iter().map(|c| c.0.as_str()).collect::<Vec<_>>().join(".");
-        self.view.parameters.push(Parameter { path, shape: shape.to_vec(), trainable });
+        let name = self.parameter_name(&path);
+        self.view.parameters.push(Parameter { name, path, shape: shape.to_vec(), trainable });
+    }
+
+    /// The layer's name and the parameter's own as checkpoints have it.
+    fn parameter_name(&self, path: &str) -> String {
+        let (layer, field) = path.rsplit_once('.').unwrap_or(("", path));
+        let normalizes = self.at.last().is_some_and(|(_, container)| container.ends_with("Norm"));
+        let own = match field {
+            "gamma" if normalizes => "weight",
+            "beta" if normalizes => "bias",
+            other => other.strip_suffix('_').unwrap_or(other),
+        };
+        join(&self.names.name(layer), own)
     }
 
     fn layer(&mut self, id: ParamId, native: &[usize], trainable: bool) {

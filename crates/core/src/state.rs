@@ -11,11 +11,14 @@ use burn::prelude::*;
 pub struct SessionState<B: Backend> {
     learned: Vec<Param<Tensor<B, 2>>>,
     buffers: Vec<Param<Tensor<B, 2>>>,
+    // On the host: what decides which code runs must not wait for a device.
+    #[module(skip)]
+    counters: Vec<f64>,
 }
 
 impl<B: Backend> Default for SessionState<B> {
     fn default() -> Self {
-        Self { learned: Vec::new(), buffers: Vec::new() }
+        Self { learned: Vec::new(), buffers: Vec::new(), counters: Vec::new() }
     }
 }
 
@@ -34,6 +37,36 @@ impl<B: Backend> SessionState<B> {
     /// When `index` was not handed out by a [`StateBuilder`] of this session.
     pub fn buffer(&self, index: usize) -> Tensor<B, 2> {
         self.buffers[index].val()
+    }
+
+    /// A number on the host that only its stage changes, such as a bit width.
+    ///
+    /// # Panics
+    /// When `index` was not handed out by a [`StateBuilder`] of this session.
+    pub fn counter(&self, index: usize) -> f64 {
+        self.counters[index]
+    }
+
+    /// Replaces a counter.
+    ///
+    /// # Panics
+    /// When `index` was not handed out by a [`StateBuilder`] of this session.
+    pub fn set_counter(&mut self, index: usize, value: f64) {
+        self.counters[index] = value;
+    }
+
+    /// All counters, to be kept while a session is interrupted; burn's records leave them out.
+    pub fn counters(&self) -> &[f64] {
+        &self.counters
+    }
+
+    /// Puts back what [`counters`](Self::counters) gave. `false`, and nothing done, where their number differs.
+    pub fn restore_counters(&mut self, values: &[f64]) -> bool {
+        let fits = values.len() == self.counters.len();
+        if fits {
+            self.counters.copy_from_slice(values);
+        }
+        fits
     }
 
     /// Replaces a buffer; the new value is off the graph.
@@ -72,5 +105,11 @@ impl<'a, B: Backend> StateBuilder<'a, B> {
     pub fn buffer(&mut self, initial: Tensor<B, 2>) -> usize {
         self.state.buffers.push(Param::initialized(ParamId::new(), stop(initial)));
         self.state.buffers.len() - 1
+    }
+
+    /// Registers a number on the host that only the stage changes and returns its index.
+    pub fn counter(&mut self, initial: f64) -> usize {
+        self.state.counters.push(initial);
+        self.state.counters.len() - 1
     }
 }

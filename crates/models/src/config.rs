@@ -21,6 +21,9 @@ pub trait PretrainedConfig: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// The configuration as JSON: as it was read, with the present values of this struct's fields.
     fn to_json(&self) -> Value;
+
+    /// The configuration within `config`, where it is of this architecture.
+    fn pick(config: &ModelConfig) -> Option<&Self>;
 }
 
 /// The configuration of a model of one of the known architectures.

@@ -16,11 +16,15 @@ const SORTED_TOGETHER: usize = 50;
 
 /// The examples of a data file: texts, windows of a text, or images.
 #[derive(Debug, Clone)]
-pub struct Examples(Kind);
+pub struct Examples {
+    kind: Kind,
+    // Batches of texts are padded to a multiple of this many tokens.
+    multiple: usize,
+}
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Texts { ids: Vec<Vec<u32>>, labels: Vec<usize>, pad: u32 },
+    Texts { ids: Vec<Vec<u32>>, labels: Vec<usize>, pad: u32, most: usize },
     Windows { ids: Vec<u32>, window: usize },
     Images { records: Vec<u8>, mean: [f32; 3], std: [f32; 3] },
 }
@@ -33,7 +37,7 @@ impl Examples {
     pub fn read(file: impl AsRef<Path>, task: &Task, folder: impl AsRef<Path>) -> Result<Self, ModelError> {
         let file = file.as_ref();
         let data = data::read(file, task)?;
-        Ok(Self(match (data, task) {
+        let kind = match (data, task) {
             (Data::Sentences(rows), Task::Classification { vocabulary, max_tokens, pad, .. }) => {
                 let (texts, labels): (Vec<String>, Vec<usize>) = rows.into_iter().unzip();
                 let ids = Tokens::from_dir(folder, *vocabulary)?.encode_each(&texts, *max_tokens)?;
@@ -42,7 +46,7 @@ impl Examples {
                     // The header is line 1, and `position` counts from 0.
                     return Err(DataError::Line { file: file.into(), line: example + 2, reason }.into());
                 }
-                Kind::Texts { ids, labels, pad: *pad }
+                Kind::Texts { ids, labels, pad: *pad, most: *max_tokens }
             }
             (Data::Text(text), Task::LanguageModel { vocabulary, window }) => {
                 let (ids, window) = (Tokens::from_dir(folder, *vocabulary)?.encode_lines(&text)?, *window);
@@ -55,12 +59,44 @@ impl Examples {
                 Kind::Images { records, mean: *mean, std: *std }
             }
             _ => unreachable!("`data::read` gives what goes with the task"),
-        }))
+        };
+        Ok(kind.into())
+    }
+
+    /// The same with batches of texts padded to a multiple of `multiple` tokens, as far as the model takes them: a
+    /// GPU compiles its kernels for each shape anew, and padding is masked.
+    #[must_use]
+    pub fn in_multiples_of(self, multiple: usize) -> Self {
+        Self { multiple: multiple.max(1), ..self }
+    }
+
+    /// The same with texts cut to `tokens` tokens. Windows and images stay as they are.
+    #[must_use]
+    pub fn cut_to(mut self, tokens: usize) -> Self {
+        if let Kind::Texts { ids, .. } = &mut self.kind {
+            ids.iter_mut().for_each(|ids| ids.truncate(tokens.max(1)));
+        }
+        self
+    }
+
+    /// The first `count` examples, all where there are fewer.
+    #[must_use]
+    pub fn first(mut self, count: usize) -> Self {
+        let count = count.max(1);
+        match &mut self.kind {
+            Kind::Texts { ids, labels, .. } => {
+                ids.truncate(count);
+                labels.truncate(count);
+            }
+            Kind::Windows { ids, window } => ids.truncate(count * *window + 1),
+            Kind::Images { records, .. } => records.truncate(count * RECORD_BYTES),
+        }
+        self
     }
 
     /// Number of texts, windows or images.
     pub fn len(&self) -> usize {
-        match &self.0 {
+        match &self.kind {
             Kind::Texts { ids, .. } => ids.len(),
             // The last target of a window is the token after it.
             Kind::Windows { ids, window } => (ids.len() - 1) / window,
@@ -75,8 +111,8 @@ impl Examples {
 
     /// Tokens of an example; 1 for an image.
     fn tokens(&self, example: usize) -> usize {
-        match &self.0 {
-            Kind::Texts { ids, .. } => ids[example].len(),
+        match &self.kind {
+            Kind::Texts { ids, .. } => ids[example].len().next_multiple_of(self.multiple),
             Kind::Windows { window, .. } => *window,
             Kind::Images { .. } => 1,
         }
@@ -126,11 +162,13 @@ impl Examples {
     /// # Panics
     /// When an index is not below [`len`](Self::len).
     pub fn batch<B: Backend>(&self, examples: &[usize], device: &B::Device) -> Batch<B> {
-        match &self.0 {
-            Kind::Texts { ids, labels, pad } => {
+        match &self.kind {
+            Kind::Texts { ids, labels, pad, most } => {
                 let rows: Vec<&[u32]> = examples.iter().map(|e| ids[*e].as_slice()).collect();
                 let targets = examples.iter().map(|e| labels[*e] as i32).collect();
-                Batch { inputs: padded(&rows, *pad, device), targets: ints(targets, device) }
+                let longest = rows.iter().map(|r| r.len()).max().unwrap_or(0);
+                let length = longest.next_multiple_of(self.multiple).min(*most).max(longest);
+                Batch { inputs: padded(&rows, length, *pad, device), targets: ints(targets, device) }
             }
             Kind::Windows { ids, window } => {
                 let at = |shift: usize| -> Vec<u32> {
@@ -140,7 +178,7 @@ impl Examples {
                 let (inputs, targets) = (at(0), at(1));
                 let rows: Vec<&[u32]> = inputs.chunks(*window).collect();
                 let targets = targets.into_iter().map(|id| id as i32).collect();
-                Batch { inputs: padded(&rows, 0, device), targets: ints(targets, device) }
+                Batch { inputs: padded(&rows, *window, 0, device), targets: ints(targets, device) }
             }
             Kind::Images { records, mean, std } => {
                 let rows: Vec<&[u8]> =
@@ -152,13 +190,18 @@ impl Examples {
     }
 }
 
+impl From<Kind> for Examples {
+    fn from(kind: Kind) -> Self {
+        Self { kind, multiple: 1 }
+    }
+}
+
 fn ints<B: Backend>(values: Vec<i32>, device: &B::Device) -> Tensor<B, 1, Int> {
     let n = values.len();
     Tensor::from_data(TensorData::new(values, [n]), device)
 }
 
-fn padded<B: Backend>(rows: &[&[u32]], pad: u32, device: &B::Device) -> Inputs<B> {
-    let longest = rows.iter().map(|r| r.len()).max().unwrap_or(0);
+fn padded<B: Backend>(rows: &[&[u32]], longest: usize, pad: u32, device: &B::Device) -> Inputs<B> {
     let matrix = |fill: &dyn Fn(&[u32], usize) -> i32| {
         let values: Vec<i32> = rows.iter().flat_map(|row| (0..longest).map(|i| fill(row, i))).collect();
         Tensor::from_data(TensorData::new(values, [rows.len(), longest]), device)
@@ -208,7 +251,7 @@ mod tests {
 
     fn texts(lengths: &[usize]) -> Examples {
         let ids = lengths.iter().map(|n| (1..=*n as u32).collect()).collect();
-        Examples(Kind::Texts { ids, labels: vec![1; lengths.len()], pad: 9 })
+        Kind::Texts { ids, labels: vec![1; lengths.len()], pad: 9, most: 20 }.into()
     }
 
     fn each_once(batches: &[Vec<usize>], n: usize) {
@@ -253,13 +296,38 @@ mod tests {
     }
 
     #[test]
+    fn batches_in_multiples_are_padded_further_and_masked() {
+        let device = Default::default();
+        let examples = texts(&[2, 3, 18]).in_multiples_of(8);
+        let shape = |part: &[usize]| {
+            let Inputs::Tokens { ids, mask: Some(mask) } = examples.batch::<Flex>(part, &device).inputs
+            else {
+                panic!("tokens with a mask")
+            };
+            (ids.dims(), mask.sum().into_scalar())
+        };
+        assert_eq!(shape(&[0, 1]), ([2, 8], 5));
+        assert_eq!(shape(&[2]), ([1, 20], 18), "no more than the model takes");
+        assert_eq!(examples.by_length(4), [vec![0, 1], vec![2]]);
+    }
+
+    #[test]
+    fn texts_are_cut_and_the_first_examples_taken() {
+        let cut = texts(&[2, 30, 5]).cut_to(4);
+        assert_eq!((0..3).map(|e| cut.tokens(e)).collect::<Vec<_>>(), [2, 4, 4]);
+        assert_eq!(cut.first(2).len(), 2);
+        let windows: Examples = Kind::Windows { ids: (0..12).collect(), window: 4 }.into();
+        assert_eq!(windows.first(1).len(), 1);
+    }
+
+    #[test]
     fn windows_predict_the_same_window_shifted_by_one() {
         let device = Default::default();
         for (tokens, windows) in [(5, 1), (8, 1), (9, 2), (12, 2)] {
-            let examples = Examples(Kind::Windows { ids: (0..tokens).collect(), window: 4 });
+            let examples: Examples = Kind::Windows { ids: (0..tokens).collect(), window: 4 }.into();
             assert_eq!(examples.len(), windows, "{tokens} tokens");
         }
-        let examples = Examples(Kind::Windows { ids: (0..10).collect(), window: 4 });
+        let examples: Examples = Kind::Windows { ids: (0..10).collect(), window: 4 }.into();
         let batch = examples.batch::<Flex>(&[0, 1], &device);
         let Inputs::Tokens { ids, mask: None } = batch.inputs else { panic!("tokens without a mask") };
         ids.into_data().assert_eq(&TensorData::from([[0, 1, 2, 3], [4, 5, 6, 7]]), false);
@@ -272,7 +340,8 @@ mod tests {
         records[0] = 7;
         records[1] = 0;
         let (mean, std) = ([0.5, 0.25, 0.0], [0.5, 0.25, 2.0]);
-        let batch = Examples(Kind::Images { records, mean, std }).batch::<Flex>(&[0], &Default::default());
+        let examples: Examples = Kind::Images { records, mean, std }.into();
+        let batch = examples.batch::<Flex>(&[0], &Default::default());
         batch.targets.into_data().assert_eq(&TensorData::from([7]), false);
         let Inputs::Images(images) = batch.inputs else { panic!("images") };
         assert_eq!(images.dims(), [1, 3, 32, 32]);

@@ -3,7 +3,8 @@
 //!
 //! - [`resolve`] finds a model's folder, [`ModelConfig::from_dir`] reads what is in it, [`ModelConfig::view`] shows
 //!   its layers before any weight is read, [`load`] reads the weights and [`save`] writes them back.
-//! - [`ModelConfig::run`] does a [`ModelJob`], which is written once for all [`Pretrained`] models.
+//! - [`ModelConfig::run`] does a [`ModelJob`], which is written once for all [`Pretrained`] models;
+//!   [`TrainingJob`] and [`BlocksJob`] are those that need gradients, and blocks to train one by one.
 //! - [`Examples`] are a data file's contents, [`evaluate()`] measures a model on them.
 //!
 //! Axes: `batch` examples, `seq` tokens of each, `hidden` or `width` numbers per token; images are
@@ -33,6 +34,6 @@ pub use error::ModelError;
 pub use evaluate::{Evaluation, evaluate};
 pub use examples::Examples;
 pub use folder::resolve;
-pub use pretrained::{ModelJob, Pretrained, TrainingJob, WEIGHTS_FILE, load, save};
+pub use pretrained::{BlocksJob, ModelJob, Pretrained, TrainingJob, WEIGHTS_FILE, load, save};
 pub use task::{Batch, IMAGE_SIDE, Inputs, Task};
 pub use tokens::{TOKENIZER_FILE, Tokens};

@@ -9,8 +9,8 @@ use crate::task::Inputs;
 use briquette_checkpoint::{Dtype, Naming, TensorFiles, load_module, module_tensors, write};
 use briquette_core::ModelView;
 use briquette_kernels::backend::Cpu;
-use briquette_nn::Compressible;
-use burn::module::AutodiffModule;
+use briquette_nn::{Blocks, Compressible, Tapped, Wanted};
+use burn::module::{AutodiffModule, ModuleDisplay};
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 use std::collections::{BTreeMap, HashSet};
@@ -21,7 +21,9 @@ use std::path::Path;
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// A model with the names and the layout of its Hugging Face checkpoint.
-pub trait Pretrained<B: Backend>: Module<B> + Compressible<B> {
+pub trait Pretrained<B: Backend>:
+    Module<B> + ModuleDisplay + Compressible<B> + Tapped<B, Input = Inputs<B>>
+{
     /// Its `config.json`.
     type Config: PretrainedConfig;
 
@@ -39,7 +41,14 @@ pub trait Pretrained<B: Backend>: Module<B> + Compressible<B> {
     ///
     /// # Panics
     /// When the inputs are of another task or exceed what the model takes.
-    fn logits(&self, inputs: Inputs<B>) -> Tensor<B, 2>;
+    fn logits(&self, inputs: Inputs<B>) -> Tensor<B, 2> {
+        self.tapped(inputs, Wanted::default()).logits
+    }
+
+    /// The model with all dropout switched off, for training that follows a teacher closely. Dropout acts on
+    /// backends with gradients only; nothing else changes, and [`config_now`](Self::config_now) keeps the
+    /// configuration's probabilities.
+    fn without_dropout(self) -> Self;
 
     /// Names, kinds and shapes. Lazy weights stay lazy; layers with a packed weight are left out.
     fn view(&self) -> ModelView {
@@ -108,6 +117,19 @@ pub trait TrainingJob<B: AutodiffBackend> {
         M::InnerModule: Pretrained<B::InnerBackend, Config = M::Config>;
 }
 
+/// Something done with a model that can be trained block by block.
+pub trait BlocksJob<B: AutodiffBackend> {
+    /// What comes out.
+    type Output;
+
+    /// Does it for an architecture `M`; the model is not made yet.
+    fn run<M>(self, config: &M::Config) -> Self::Output
+    where
+        M: Pretrained<B> + Blocks<B, Input = Inputs<B>> + AutodiffModule<B>,
+        M::InnerModule: Pretrained<B::InnerBackend, Config = M::Config>
+            + Blocks<B::InnerBackend, Input = Inputs<B::InnerBackend>>;
+}
+
 impl ModelConfig {
     /// Does `job` for this configuration's architecture.
     pub fn run<B: Backend, J: ModelJob<B>>(&self, job: J) -> J::Output {
@@ -124,6 +146,27 @@ impl ModelConfig {
             Self::Bert(config) => job.run::<BertForSequenceClassification<B>>(config),
             Self::Gpt2(config) => job.run::<Gpt2LmHead<B>>(config),
             Self::ResNet(config) => job.run::<CifarResNet<B>>(config),
+        }
+    }
+
+    /// Whether the architecture's body is a stack of blocks of one kind, which [`run_blocks`](Self::run_blocks)
+    /// needs.
+    pub fn has_blocks(&self) -> bool {
+        match self {
+            Self::Bert(_) | Self::Gpt2(_) => true,
+            Self::ResNet(_) => false,
+        }
+    }
+
+    /// Does `job`, which needs gradients and blocks, for this configuration's architecture.
+    ///
+    /// # Errors
+    /// The job itself where the architecture [has no blocks](Self::has_blocks).
+    pub fn run_blocks<B: AutodiffBackend, J: BlocksJob<B>>(&self, job: J) -> Result<J::Output, J> {
+        match self {
+            Self::Bert(config) => Ok(job.run::<BertForSequenceClassification<B>>(config)),
+            Self::Gpt2(config) => Ok(job.run::<Gpt2LmHead<B>>(config)),
+            Self::ResNet(_) => Err(job),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use briquette_checkpoint::{Dtype, NamedTensor, TensorFiles, module_tensors, write};
 use briquette_core::{LayerKind, host_floats};
+use briquette_layer_reduce::{InitialiseError, initialise_from, reduce};
 use briquette_models::bert::{BertConfig, BertForSequenceClassification};
 use briquette_models::gpt2::Gpt2LmHead;
 use briquette_models::resnet::CifarResNet;
@@ -159,17 +160,81 @@ fn what_is_saved_is_loaded() {
     round_trip::<CifarResNet<Flex>>(&config);
 }
 
+/// A BERT of so many layers.
+fn bert_of(layers: usize) -> BertConfig {
+    let mut config = bert_config();
+    config.num_hidden_layers = layers;
+    config
+}
+
+/// All parameters by name, as they are written.
+fn tensors(model: &BertForSequenceClassification<Flex>) -> BTreeMap<String, Vec<u8>> {
+    let tensors = module_tensors(model, &model.naming(), &|_| Dtype::F32).unwrap();
+    tensors.iter().map(|t| (t.name().to_string(), t.bytes().to_vec())).collect()
+}
+
 #[test]
 fn a_model_that_lost_layers_is_saved_with_the_layers_it_has() {
     let (dir, device) = (tempdir().unwrap(), Default::default());
-    let config = bert_config();
-    let mut model = BertForSequenceClassification::<Flex>::init(&config, &device);
-    model.bert.encoder.layer.remove(0);
+    let config = bert_of(12);
+    let teacher = BertForSequenceClassification::<Flex>::init(&config, &device);
+    briquette_core::materialize(&teacher);
+    let mut by_hand = teacher.clone();
+    by_hand.bert.encoder.layer = [1, 3, 11].map(|n: usize| teacher.bert.encoder.layer[n].clone()).to_vec();
+    let mut model = teacher.clone();
+    reduce(&mut model, "bert.encoder.layer", &[1, 3, 11]).unwrap();
+    assert_eq!(tensors(&model), tensors(&by_hand));
+    assert_eq!(logits(&model, &config.task()), logits(&by_hand, &config.task()));
+    assert_eq!(model.view(), teacher.view().keep_layers("bert.encoder.layer", &[1, 3, 11]).unwrap());
+
     save(&model, &config, dir.path(), &|_| Dtype::F32).unwrap();
     let ModelConfig::Bert(read) = ModelConfig::from_dir(dir.path()).unwrap() else { panic!() };
-    assert_eq!(read.num_hidden_layers, 1);
+    assert_eq!(read.num_hidden_layers, 3);
     let back: BertForSequenceClassification<Flex> = load(&read, dir.path(), &device).unwrap();
     assert_eq!(logits(&back, &config.task()), logits(&model, &config.task()));
+}
+
+#[test]
+fn a_gpt2_loses_layers_as_its_view_says() {
+    let json = with(gpt2_json(), "n_layer", json!(12));
+    let ModelConfig::Gpt2(config) = ModelConfig::from_json(&json).unwrap() else { panic!() };
+    let mut model = Gpt2LmHead::<Flex>::init(&config, &Default::default());
+    let view = model.view();
+    reduce(&mut model, "transformer.h", &[0, 10, 11]).unwrap();
+    let reduced = view.keep_layers("transformer.h", &[0, 10, 11]).unwrap();
+    assert_eq!(model.view(), reduced);
+    assert_eq!(reduced.sites[0].tied, ["lm_head"]);
+    assert_eq!(model.config_now(&config).n_layer, 3);
+}
+
+#[test]
+fn a_student_of_its_own_takes_layers_and_modules_of_a_teacher() {
+    let device = Default::default();
+    let teacher = BertForSequenceClassification::<Flex>::init(&bert_of(6), &device);
+    let student = BertForSequenceClassification::<Flex>::init(&bert_of(3), &device);
+    briquette_core::materialize(&student);
+    let (given, own) = (tensors(&teacher), tensors(&student));
+    let copied = ["bert.pooler".to_string(), "bert.embeddings.layer_norm".to_string()];
+    let student = initialise_from(student, &teacher, "bert.encoder.layer", &[1, 3, 5], &copied).unwrap();
+    let mut taken = 0;
+    for (name, bytes) in tensors(&student) {
+        let from = match name.strip_prefix("bert.encoder.layer.") {
+            Some(rest) => {
+                let (n, rest) = rest.split_once('.').unwrap();
+                Some(format!("bert.encoder.layer.{}.{rest}", 2 * n.parse::<usize>().unwrap() + 1))
+            }
+            None => (name.contains("pooler") || name.contains("embeddings.LayerNorm")).then(|| name.clone()),
+        };
+        taken += usize::from(from.is_some());
+        assert_eq!(Some(&bytes), from.map_or(own.get(&name), |from| given.get(&from)), "{name}");
+    }
+    assert_eq!(taken, 3 * 16 + 2 + 2);
+    let mut wide = bert_of(3);
+    wide.intermediate_size = 16;
+    let wide = BertForSequenceClassification::<Flex>::init(&wide, &device);
+    let error = initialise_from(wide, &teacher, "bert.encoder.layer", &[1, 3, 5], &[]).unwrap_err();
+    let InitialiseError::Parameters(mismatches) = error else { panic!("{error}") };
+    assert_eq!(mismatches.len(), 3 * 3, "weights of two layers and a bias in each block");
 }
 
 /// Saves a model with every tensor renamed by `rename` and some added.

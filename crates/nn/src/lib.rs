@@ -5,11 +5,13 @@
 //!   of a model from `burn::nn` and it is ready. Records of burn's layers load into these and the
 //!   other way round.
 //! - [`Compressible`], which is derived, reaches the layers of a model as what they are.
+//! - [`Tapped`] models show their hidden states and attention to a loss; [`Blocks`] models run block by block.
 //! - [`name_table`] and [`model_view`] give a model's layers the names of its checkpoint.
 
 extern crate self as briquette_nn;
 
 pub mod attention;
+mod blocks;
 mod compressible;
 pub mod conv;
 mod embedding;
@@ -20,8 +22,10 @@ mod module;
 mod names;
 mod path;
 mod slots;
+mod taps;
 
 pub use attention::{MhaInput, MhaOutput, MultiHeadAttention, MultiHeadAttentionConfig};
+pub use blocks::{BlockState, Blocks};
 pub use briquette_nn_derive::Compressible;
 pub use burn::nn::{Initializer, LinearLayout, PaddingConfig2d};
 pub use compressible::{Compressible, LayerList, LayerMut, visit_layers};
@@ -31,6 +35,7 @@ pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use names::{model_view, name_table};
 pub use path::LayerPath;
+pub use taps::{Recorder, TapShape, Tapped, Taps, Wanted};
 
 /// What the derive's expansion refers to; not for direct use.
 #[doc(hidden)]

@@ -6,23 +6,26 @@ use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
 use std::collections::BTreeMap;
 
-/// The names of all layers and parameters of a model, by field path.
+/// The names of all layers and parameters of a model, by field path, and its lists of blocks.
 ///
 /// Drop-in layers that hold a weight are marked as such. What lies inside a module that is named but
 /// not entered (a layer of burn made of others, a skipped field) is named by the module's name and
 /// its own field path. Nothing is computed: lazy parameters stay lazy.
 pub fn name_table<B: Backend, M: Module<B> + Compressible<B>>(model: &M) -> NameTable {
     let mut known = BTreeMap::new();
+    let mut table = NameTable::default();
     // Names are found by a walk that may change layers, so a clone is walked; a clone of a lazy
     // parameter is as lazy, and tensors are shared.
     visit_layers(&mut model.clone(), |at, layer| {
         if let Some(drop_in) = is_drop_in(&layer) {
             known.insert(at.path().to_string(), (at.name().to_string(), drop_in));
         }
+        if let LayerMut::Layers(list) = layer {
+            table.insert_list(at.path(), list.len());
+        }
     });
     let mut complete = Complete { at: Vec::new(), known };
     model.visit(&mut complete);
-    let mut table = NameTable::default();
     for (path, (name, drop_in)) in complete.known {
         table.insert(path, name, drop_in);
     }

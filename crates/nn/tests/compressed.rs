@@ -114,6 +114,13 @@ impl InputObserver for Extremes {
     fn fresh(&self) -> Arc<dyn InputObserver> {
         Arc::new(Self::default())
     }
+    fn save(&self) -> serde_json::Value {
+        serde_json::json!(self.range())
+    }
+    fn restore(&self, saved: &serde_json::Value) -> bool {
+        let read = serde_json::from_value(saved.clone());
+        read.map(|range| *self.0.lock().expect("one thread") = range).is_ok()
+    }
 }
 
 #[test]

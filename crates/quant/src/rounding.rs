@@ -2,6 +2,7 @@
 
 use briquette_kernels::round_half_even;
 use burn::prelude::*;
+use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 /// How a value between two codes is rounded.
@@ -22,21 +23,37 @@ impl Rounding {
         match self {
             Rounding::Nearest => round_half_even(x),
             Rounding::Stochastic => {
-                let noise = Tensor::from_data(dither(x.dims(), seed), &x.device());
+                let noise = dither(x.dims(), seed, &x.device());
                 round_half_even(x + noise)
             }
         }
     }
 }
 
-/// Uniform values in `[-1/2, 1/2)` by counting: value `i` depends on `seed` and `i` alone.
-fn dither(shape: [usize; 2], seed: u64) -> TensorData {
-    let count = shape[0] * shape[1];
-    let value = |i: usize| {
-        let bits = mix(seed ^ mix(i as u64 + 1)) >> 40;
-        bits as f32 / (1u64 << 24) as f32 - 0.5
+/// Uniform values in `[-1/2, 1/2)`, any two of them independent: the fraction of `a[row] + b[column]` over a layout
+/// as square as the number of values allows, with uniform `a` and `b`.
+///
+/// A training step draws them anew for every weight. Numbers for each value would have to come from the host, one
+/// by one; here the host draws as many as rows and columns and the device does the rest. Rounding errors of two
+/// weights are as independent as with a number for each, so sums of them spread alike; only four values on the
+/// corners of a rectangle know of each other. All steps are exact, so backends agree.
+fn dither<B: Backend>(shape: [usize; 2], seed: u64, device: &B::Device) -> Tensor<B, 2> {
+    let [rows, columns] = square(shape[0] * shape[1]);
+    let drawn = |from: usize, count: usize| {
+        let value = |i: usize| (mix(seed ^ mix((from + i) as u64 + 1)) >> 41) as f32 / (1u32 << 23) as f32;
+        (0..count).map(value).collect::<Vec<f32>>()
     };
-    TensorData::new((0..count).map(value).collect::<Vec<f32>>(), shape)
+    let tensor = |values: Vec<f32>, shape: [usize; 2]| {
+        Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, DType::F32))
+    };
+    let sum = tensor(drawn(0, rows), [rows, 1]) + tensor(drawn(rows, columns), [1, columns]);
+    (sum.clone() - sum.floor() - 0.5).reshape(shape)
+}
+
+/// The two factors of `count` that are closest to each other.
+fn square(count: usize) -> [usize; 2] {
+    let small = (1..=count.isqrt()).rev().find(|d| count.is_multiple_of(*d)).unwrap_or(1);
+    [small, count / small]
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014), which scrambles a counter.
@@ -71,5 +88,44 @@ mod tests {
         assert!(v.iter().all(|v| *v == 2.0 || *v == 3.0));
         let mean = v.iter().sum::<f32>() / v.len() as f32;
         assert!((mean - 2.3).abs() < 0.01, "mean {mean}");
+    }
+
+    fn drawn(shape: [usize; 2], seed: u64) -> Vec<f32> {
+        host_floats(dither::<Flex>(shape, seed, &Default::default()))
+    }
+
+    #[test]
+    fn every_value_is_uniform_over_seeds() {
+        let seeds = 4000;
+        let draws: Vec<Vec<f32>> = (0..seeds).map(|seed| drawn([3, 10], seed)).collect();
+        for i in 0..30 {
+            let mut tenths = [0; 10];
+            for draw in &draws {
+                assert!((-0.5..0.5).contains(&draw[i]));
+                tenths[((draw[i] + 0.5) * 10.0) as usize] += 1;
+            }
+            // 400 are expected in each, give or take 19.
+            assert!(tenths.iter().all(|n| (310..490).contains(n)), "{tenths:?}");
+        }
+    }
+
+    #[test]
+    fn any_two_values_are_independent() {
+        let seeds = 4000;
+        let draws: Vec<Vec<f32>> = (0..seeds).map(|seed| drawn([5, 6], seed)).collect();
+        for (i, j) in (0..30).flat_map(|i| (0..i).map(move |j| (i, j))) {
+            // Whether both fall on the same side is a coin: 2000 give or take 32.
+            let same = draws.iter().filter(|d| (d[i] < 0.0) == (d[j] < 0.0)).count();
+            assert!((1840..2160).contains(&same), "{i} and {j}: {same}");
+        }
+    }
+
+    #[test]
+    fn the_layout_is_as_square_as_can_be() {
+        assert_eq!(square(1), [1, 1]);
+        assert_eq!(square(0), [1, 0]);
+        assert_eq!(square(12), [3, 4]);
+        assert_eq!(square(768 * 3072), [1536, 1536]);
+        assert_eq!(square(97), [1, 97]);
     }
 }

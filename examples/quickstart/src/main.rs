@@ -141,6 +141,7 @@ fn compare(before: &Classifier, after: &Classifier, artefact: &Artefact, test: &
             n: test.len(),
             data: "generated sentences".into(),
         }),
+        training: None,
         latency: Some(Latency {
             batch: measure::BATCH,
             seq: LENGTH,

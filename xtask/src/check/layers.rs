@@ -3,16 +3,18 @@
 use super::Violation;
 
 /// Folder under `crates/`, what it may depend on, and what its tests may use besides.
-const LAYERS: [(&str, &[&str], &[&str]); 9] = [
+const LAYERS: [(&str, &[&str], &[&str]); 11] = [
     ("core", &[], &[]),
     ("kernels", &[], &[]),
     ("nn/derive", &[], &[]),
     ("nn", &["core", "kernels", "nn-derive"], &[]),
     ("checkpoint", &["core"], &["nn"]),
     ("quant", &["core", "kernels", "nn"], &[]),
-    ("composer", &["checkpoint", "core", "kernels", "nn", "quant"], &[]),
-    ("models", &["checkpoint", "core", "kernels", "nn"], &[]),
-    ("cli", &["checkpoint", "composer", "core", "kernels", "models", "nn"], &[]),
+    ("distill", &["core", "kernels", "nn"], &[]),
+    ("layer-reduce", &["core", "kernels", "nn"], &[]),
+    ("composer", &["checkpoint", "core", "kernels", "layer-reduce", "nn", "quant"], &[]),
+    ("models", &["checkpoint", "core", "kernels", "nn"], &["layer-reduce"]),
+    ("cli", &["checkpoint", "composer", "core", "kernels", "layer-reduce", "models", "nn"], &[]),
 ];
 const PREFIX: &str = "briquette-";
 

@@ -8,6 +8,7 @@ mod wgpu;
 
 use crate::args::BackendChoice;
 use crate::error::CliError;
+use burn::backend::Autodiff;
 use burn::prelude::*;
 use std::panic::AssertUnwindSafe;
 
@@ -23,6 +24,18 @@ pub(crate) struct On<B: Backend> {
     pub(crate) backend: &'static str,
     /// The device in words.
     pub(crate) name: String,
+}
+
+impl<B: Backend> On<B> {
+    /// The same device with gradients.
+    pub(crate) fn differentiable(&self) -> On<Autodiff<B>> {
+        On { device: self.device.clone(), backend: self.backend, name: self.name.clone() }
+    }
+
+    /// To multiples of how many tokens batches of texts are padded: GPUs compile kernels for each shape anew.
+    pub(crate) fn multiple(&self) -> usize {
+        if self.backend == "cpu" { 1 } else { 16 }
+    }
 }
 
 /// Runs `work` on a device that answers.

@@ -1,17 +1,19 @@
 //! `briquette compress`: a model and a recipe to an artefact and a report.
 
-use crate::args::CompressArgs;
+use crate::args::{CompressArgs, DEFAULT_BATCH};
 use crate::backend::{On, Work};
 use crate::commands::bench::{median, time};
-use crate::commands::plan;
+use crate::commands::{plan, training};
 use crate::error::{CliError, write_file};
 use crate::model::{Opened, short_name};
 use crate::progress::Progress;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Source, Staged, sha256_hex, stage};
-use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, methods};
+use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, Training, methods};
 use briquette_composer::{Finished, Plan, Session};
-use briquette_models::{CONFIG_FILE, Evaluation, Examples, Inputs, ModelJob, Pretrained, Task, evaluate};
+use briquette_models::{
+    CONFIG_FILE, Evaluation, Examples, Inputs, ModelJob, Pretrained, PretrainedConfig, Task, evaluate,
+};
 use burn::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,44 +41,50 @@ pub(crate) struct Compress<'a>(pub(crate) &'a CompressArgs);
 impl Work for Compress<'_> {
     fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError> {
         let args = self.0;
-        refuse_training(args)?;
         let opened = Opened::new(&args.model)?;
-        if opened.artefact.is_some() {
+        if opened.is_packed() {
             let text = format!("{}: is compressed already; compress the original", opened.folder.display());
             return Err(CliError::Usage(text));
         }
         let plan: Plan<B> = plan::make(&args.recipe, &opened.config.view())?;
-        let read = |file: &PathBuf| Examples::read(file, &opened.config.task(), &opened.folder);
+        let read = |file: &PathBuf| opened.examples(file, on);
         let calib = args.calib.as_ref().map(read).transpose()?;
         let eval = args.eval.as_ref().map(read).transpose()?;
-        let job = Job { args, opened: &opened, plan, calib, eval, on, seconds: BTreeMap::new() };
-        opened.config.run(job)
+        let job = Job { args, opened: &opened, plan, calib, eval, on, training: None, seconds: BTreeMap::new() };
+        match &args.train {
+            Some(file) => training::run(job, file),
+            None => {
+                refuse_training_flags(args)?;
+                opened.config.run(job)
+            }
+        }
     }
 }
 
-/// Training is a later version's; a flag that would do nothing is refused.
-fn refuse_training(args: &CompressArgs) -> Result<(), CliError> {
+/// Without training data the flags of training would do nothing.
+fn refuse_training_flags(args: &CompressArgs) -> Result<(), CliError> {
     let given = [
-        ("--train", args.train.is_some()),
         ("--teacher", args.teacher.is_some()),
         ("--epochs", args.epochs.is_some()),
         ("--lr", args.lr.is_some()),
         ("--resume", args.resume),
     ];
     match given.iter().find(|(_, there)| *there) {
-        Some((flag, _)) => Err(CliError::Usage(format!("{flag}: training is not available in this version"))),
+        Some((flag, _)) => Err(CliError::Usage(format!("{flag}: has an effect with --train FILE only"))),
         None => Ok(()),
     }
 }
 
-struct Job<'a, B: Backend> {
-    args: &'a CompressArgs,
-    opened: &'a Opened,
-    plan: Plan<B>,
-    calib: Option<Examples>,
-    eval: Option<Examples>,
-    on: &'a On<B>,
-    seconds: BTreeMap<String, f64>,
+/// One compression: what it was asked for and where it has come to.
+pub(super) struct Job<'a, B: Backend> {
+    pub(super) args: &'a CompressArgs,
+    pub(super) opened: &'a Opened,
+    pub(super) plan: Plan<B>,
+    pub(super) calib: Option<Examples>,
+    pub(super) eval: Option<Examples>,
+    pub(super) on: &'a On<B>,
+    pub(super) training: Option<Training>,
+    pub(super) seconds: BTreeMap<String, f64>,
 }
 
 impl<B: Backend> ModelJob<B> for Job<'_, B> {
@@ -85,12 +93,35 @@ impl<B: Backend> ModelJob<B> for Job<'_, B> {
     fn run<M: Pretrained<B>>(mut self, config: &M::Config) -> Self::Output {
         let model: M = self.timed("load", |job| job.opened.load(config, job.on))?;
         let finished = self.timed("compress", |job| job.compress(&model))?;
-        let staged = self.timed("write", |job| job.stage(&finished, &model))?;
+        self.conclude(config, &model, finished)
+    }
+}
+
+impl<B: Backend> Job<'_, B> {
+    pub(super) fn timed<T>(
+        &mut self,
+        phase: &str,
+        work: impl FnOnce(&Self) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        let begin = Instant::now();
+        let result = work(self);
+        self.seconds.insert(phase.into(), begin.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Writes the artefact, loads it again, measures it and reports.
+    pub(super) fn conclude<M: Pretrained<B>>(
+        mut self,
+        config: &M::Config,
+        model: &M,
+        finished: Finished<B, M>,
+    ) -> Result<(), CliError> {
+        let staged = self.timed("write", |job| job.stage(config, &finished))?;
         drop(finished);
         let compressed = Opened::at(staged.path().to_path_buf())?;
-        let reloaded: M = self.timed("reload", |job| compressed.load(config, job.on))?;
-        let latency = self.timed("time", |job| job.latency(&model, &reloaded))?;
-        let quality = self.timed("evaluate", |job| job.quality(&model, &reloaded))?;
+        let reloaded: M = self.timed("reload", |job| compressed.load_as(job.on))?;
+        let latency = self.timed("time", |job| job.latency(model, &reloaded))?;
+        let quality = self.timed("evaluate", |job| job.quality(model, &reloaded))?;
         let report = self.report(&compressed, quality, latency)?;
         staged.write("report.json", &report.to_json())?;
         staged.write("report.md", &report.to_markdown())?;
@@ -101,19 +132,6 @@ impl<B: Backend> ModelJob<B> for Job<'_, B> {
         print!("{}", report.summary());
         println!("written to {}", out.display());
         Ok(())
-    }
-}
-
-impl<B: Backend> Job<'_, B> {
-    fn timed<T>(
-        &mut self,
-        phase: &str,
-        work: impl FnOnce(&Self) -> Result<T, CliError>,
-    ) -> Result<T, CliError> {
-        let begin = Instant::now();
-        let result = work(self);
-        self.seconds.insert(phase.into(), begin.elapsed().as_secs_f64());
-        result
     }
 
     fn compress<M: Pretrained<B>>(&self, model: &M) -> Result<Finished<B, M>, CliError> {
@@ -136,7 +154,7 @@ impl<B: Backend> Job<'_, B> {
             (Some(examples), true) => session.calibrate(|model| {
                 let mut progress = Progress::new("calibrating");
                 let mut done = 0;
-                for part in examples.by_length(self.args.batch) {
+                for part in examples.by_length(self.batch()) {
                     let batch = examples.batch(&part, &self.on.device);
                     let _ = model.logits(batch.inputs).into_data();
                     done += part.len();
@@ -147,8 +165,12 @@ impl<B: Backend> Job<'_, B> {
         }
     }
 
-    fn stage<M: Pretrained<B>>(&self, finished: &Finished<B, M>, model: &M) -> Result<Staged, CliError> {
-        let naming = model.naming();
+    fn stage<M: Pretrained<B>>(
+        &self,
+        config: &M::Config,
+        finished: &Finished<B, M>,
+    ) -> Result<Staged, CliError> {
+        let naming = finished.model.naming();
         let folder = &self.opened.folder;
         let files = TensorFiles::open(folder)?;
         let mut made_from = BTreeMap::new();
@@ -156,7 +178,7 @@ impl<B: Backend> Job<'_, B> {
             made_from.insert(file_name(path), digest_of(path)?);
         }
         let source = Source {
-            config: self.opened.config.to_json(),
+            config: finished.model.config_now(config).to_json(),
             dtypes: naming.dtypes(&files),
             naming: &naming,
             copy: COMPANIONS.iter().map(|n| folder.join(n)).filter(|p| p.is_file()).collect(),
@@ -164,6 +186,11 @@ impl<B: Backend> Job<'_, B> {
             seed: self.args.seed,
         };
         Ok(stage(finished, &source, &self.args.out)?)
+    }
+
+    /// Examples at once where nothing is trained.
+    pub(super) fn batch(&self) -> usize {
+        self.args.batch.unwrap_or(DEFAULT_BATCH)
     }
 
     fn latency<M: Pretrained<B>>(&self, before: &M, after: &M) -> Result<Option<Latency>, CliError> {
@@ -185,7 +212,7 @@ impl<B: Backend> Job<'_, B> {
         let measure = |what: &str, model: &M| -> Result<Evaluation, CliError> {
             let mut progress = Progress::new(what);
             let shown = &mut |done, total| progress.at(done, total);
-            Ok(evaluate(model, &task, examples, self.args.batch, &self.on.device, shown)?)
+            Ok(evaluate(model, &task, examples, self.batch(), &self.on.device, shown)?)
         };
         let (a, b) = (measure("evaluating original", before)?, measure("evaluating artefact", after)?);
         let (metric, data) = (a.metric.to_string(), file_name(data));
@@ -215,15 +242,16 @@ impl<B: Backend> Job<'_, B> {
             layers: manifest.layers.iter().map(layer).collect(),
             quality,
             latency,
+            training: self.training.clone(),
             seconds: self.seconds.clone(),
         })
     }
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn digest_of(path: &Path) -> Result<String, CliError> {
+pub(super) fn digest_of(path: &Path) -> Result<String, CliError> {
     Ok(sha256_hex(&std::fs::read(path).map_err(|e| CliError::io(path, e))?))
 }

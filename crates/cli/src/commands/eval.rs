@@ -16,7 +16,7 @@ impl Work for Eval<'_> {
     fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError> {
         let args = self.0;
         let opened = Opened::new(&args.model)?;
-        let examples = Examples::read(&args.data, &opened.config.task(), &opened.folder)?;
+        let examples = opened.examples(&args.data, on)?;
         let job = Measure { opened: &opened, examples: &examples, batch: args.batch, on };
         let (result, seconds) = opened.config.run(job)?;
         println!("{} {:.4} on {} ({seconds:.1} s)", result.metric, result.value, result.n);

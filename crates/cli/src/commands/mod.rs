@@ -5,3 +5,4 @@ pub(crate) mod compress;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod plan;
+mod training;

@@ -69,6 +69,16 @@ pub enum ArtefactError {
         /// The destination.
         path: PathBuf,
     },
+    /// A plan whose layers were never chosen.
+    #[error("which {count} of the {of} layers of `{list}` stay was never decided (`Plan::with_kept`)")]
+    Undecided {
+        /// Name of the list.
+        list: String,
+        /// How many stay.
+        count: usize,
+        /// Of how many.
+        of: usize,
+    },
     /// A tensor file.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -59,6 +59,18 @@ pub struct LayerRecord {
     pub relative_error: f64,
 }
 
+/// The layers of the source that are left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReductionRecord {
+    /// Name of the list of layers.
+    pub list: String,
+    /// Which layers of the source they were, counted from 0; here they are numbered from 0 again.
+    pub kept: Vec<usize>,
+    /// How many layers the source had.
+    pub of: usize,
+}
+
 /// `briquette.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +85,9 @@ pub struct Manifest {
     pub recipe: Value,
     /// The plan as carried out.
     pub plan: Value,
+    /// Which layers are left, where the recipe reduced them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub layer_reduction: Option<ReductionRecord>,
     /// Packed layers, in model order.
     pub layers: Vec<LayerRecord>,
     /// Input quantization by layer name.

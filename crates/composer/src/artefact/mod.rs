@@ -23,7 +23,7 @@ mod write;
 pub use briquette_checkpoint::Naming;
 pub use digest::sha256_hex;
 pub use error::ArtefactError;
-pub use manifest::{FORMAT_VERSION, Format, LayerRecord, Manifest, ZeroLayout};
+pub use manifest::{FORMAT_VERSION, Format, LayerRecord, Manifest, ReductionRecord, ZeroLayout};
 pub use read::Artefact;
 pub use write::{Source, Staged, stage};
 

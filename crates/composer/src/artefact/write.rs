@@ -2,10 +2,11 @@
 
 use super::digest::sha256_hex;
 use super::error::ArtefactError;
-use super::manifest::{FORMAT_VERSION, LayerRecord, Manifest};
+use super::manifest::{FORMAT_VERSION, LayerRecord, Manifest, ReductionRecord};
 use super::{CONFIG, MANIFEST, TENSORS, compressed_tensors, encode};
 use crate::session::Finished;
 use briquette_checkpoint::{Dtype, NamedTensor, Naming, module_tensors};
+use briquette_layer_reduce::ReducedLayers;
 use burn::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -44,6 +45,7 @@ pub fn stage<B: Backend, M: Module<B>>(
     source: &Source<'_>,
     destination: &Path,
 ) -> Result<Staged, ArtefactError> {
+    let reduction = finished.plan.layer_reduction().map(reduction_record).transpose()?;
     let staged = Staged::new(destination)?;
     let (records, tensors) = tensors(finished, source)?;
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
@@ -61,7 +63,7 @@ pub fn stage<B: Backend, M: Module<B>>(
     for file in &source.copy {
         staged.copy(file)?;
     }
-    let manifest = manifest(finished, source, records, &staged)?;
+    let manifest = manifest(finished, source, reduction, records, &staged)?;
     staged.write(MANIFEST, &manifest.to_text())?;
     Ok(staged)
 }
@@ -105,9 +107,18 @@ fn tensors<B: Backend, M: Module<B>>(
     Ok((records, tensors))
 }
 
+fn reduction_record(reduced: &ReducedLayers) -> Result<ReductionRecord, ArtefactError> {
+    let (list, of) = (reduced.list.clone(), reduced.of);
+    match reduced.indices() {
+        Some(kept) => Ok(ReductionRecord { list, kept: kept.to_vec(), of }),
+        None => Err(ArtefactError::Undecided { list, count: reduced.count(), of }),
+    }
+}
+
 fn manifest<B: Backend, M: Module<B>>(
     finished: &Finished<B, M>,
     source: &Source<'_>,
+    layer_reduction: Option<ReductionRecord>,
     layers: Vec<LayerRecord>,
     staged: &Staged,
 ) -> Result<Manifest, ArtefactError> {
@@ -123,6 +134,7 @@ fn manifest<B: Backend, M: Module<B>>(
         seed: source.seed,
         recipe: finished.plan.recipe().clone(),
         plan: finished.plan.to_json(),
+        layer_reduction,
         layers,
         inputs: finished.inputs.clone(),
         made_from: source.made_from.clone(),

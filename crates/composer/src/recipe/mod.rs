@@ -5,17 +5,25 @@
 
 pub mod deepspeed;
 mod json;
+mod layer_reduction;
 pub mod native;
+mod training;
+
+pub use layer_reduction::ReductionEntry;
+pub use training::{Decay, Keep, OptimizerKind, TrainingSettings};
 
 use briquette_core::fields::type_problem;
 use briquette_core::{Diagnostics, Problem, Selector};
+use briquette_distill::DistillationSettings;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Techniques that recipes may name and this version does not carry out yet.
-pub(crate) const NOT_BUILT: [&str; 5] =
-    ["layer_reduction", "sparse_pruning", "row_pruning", "head_pruning", "channel_pruning"];
+pub(crate) const NOT_BUILT: [&str; 4] = ["sparse_pruning", "row_pruning", "head_pruning", "channel_pruning"];
+
+/// Root keys that both schemas have: what is done beside the methods on layers.
+const COMMON_KEYS: [&str; 2] = ["distillation", "training"];
 
 /// One entry of a recipe: one method on one selection of layers.
 #[derive(Debug, Clone)]
@@ -39,6 +47,12 @@ pub struct Entry {
 pub struct Recipe {
     /// The entries that could be read, in order.
     pub entries: Vec<Entry>,
+    /// Which layers stay, done before all entries (native root key `layer_reduction`).
+    pub layer_reduction: Option<ReductionEntry>,
+    /// What the model learns from a teacher, as far as the recipe says it (root key `distillation`).
+    pub distillation: Option<DistillationSettings>,
+    /// How the model is trained, as far as the recipe says it (root key `training`).
+    pub training: TrainingSettings,
     /// What is wrong with the recipe itself. A plan reports it together with what is wrong for the
     /// model at hand.
     pub problems: Diagnostics,
@@ -90,7 +104,14 @@ impl Recipe {
 
     /// Reads a JSON value; what is wrong with it is in [`problems`](Self::problems).
     pub fn from_value(value: &Value) -> Self {
-        let mut recipe = Self { entries: vec![], problems: Diagnostics::new(), source: value.clone() };
+        let mut recipe = Self {
+            entries: vec![],
+            layer_reduction: None,
+            distillation: None,
+            training: TrainingSettings::default(),
+            problems: Diagnostics::new(),
+            source: value.clone(),
+        };
         let has = |key: &str| value.get(key).is_some();
         match (value.is_object(), has("steps"), has("compression_training")) {
             (false, ..) => recipe.problems.add("recipe", type_problem("an object", value)),
@@ -101,7 +122,16 @@ impl Recipe {
             (_, _, true) => deepspeed::read(value, &mut recipe),
             _ => native::read(value, &mut recipe),
         }
-        if recipe.entries.is_empty() && recipe.problems.is_empty() {
+        if let Some(block) = value.get(DistillationSettings::KEY) {
+            let read = DistillationSettings::read(block, DistillationSettings::KEY, &mut recipe.problems);
+            recipe.distillation = Some(read);
+        }
+        if let Some(block) = value.get("training") {
+            recipe.training = TrainingSettings::read(block, "training", &mut recipe.problems);
+        }
+        let trained = recipe.distillation.is_some() || value.get("training").is_some();
+        let reduced = recipe.layer_reduction.is_some();
+        if recipe.entries.is_empty() && !trained && !reduced && recipe.problems.is_empty() {
             recipe.problems.add("recipe", Problem::Conflict("asks for nothing".into()));
         }
         recipe

@@ -8,14 +8,17 @@
 //!
 //! | key | default | meaning |
 //! |---|---|---|
-//! | `steps` | required | entries, each an object with one key: the method's name |
+//! | `layer_reduction` | none | which layers stay, see [`briquette_layer_reduce::LayerReduction::read`]; done first, all entries speak of the layers that are left |
+//! | `steps` | required, beside `layer_reduction` optional | entries, each an object with one key: the method's name |
 //! | `compat` | none | `"deepspeed"`: every quantizer that does not say otherwise uses DeepSpeed's arithmetic |
 //! | `version` | 1 | of this schema |
+//! | `distillation` | none, the task's where there is a teacher | what is learnt from a teacher, see [`briquette_distill::DistillationSettings`] |
+//! | `training` | defaults by task | how the model is trained, see [`super::TrainingSettings`] |
 //!
 //! In an entry `on` (required) and `except` are lists of layer patterns
 //! ([`briquette_core::LayerPattern`]); all other keys are the method's own.
 
-use super::{Entry, Recipe};
+use super::{Entry, Recipe, ReductionEntry};
 use briquette_core::fields::{Fields, join, type_problem};
 use briquette_core::{Diagnostics, LayerPattern, Problem, Selector};
 use serde_json::{Map, Value, json};
@@ -34,7 +37,11 @@ pub(super) fn read(value: &Value, recipe: &mut Recipe) {
             Problem::Range { value: version.to_string(), expected: "a known version; known is 1".into() };
         out.add("version", problem);
     }
+    if let Some(value) = f.raw("layer_reduction") {
+        recipe.layer_reduction = ReductionEntry::read(value, "layer_reduction", out);
+    }
     match f.raw("steps") {
+        None if f.has("layer_reduction") => {}
         None => out.add("recipe", Problem::Missing { key: "steps".into() }),
         Some(Value::Array(steps)) => {
             let entries = steps.iter().enumerate();
@@ -42,6 +49,9 @@ pub(super) fn read(value: &Value, recipe: &mut Recipe) {
             recipe.entries = read.collect();
         }
         Some(other) => out.add("steps", type_problem("a list", other)),
+    }
+    for key in super::COMMON_KEYS {
+        f.raw(key);
     }
     f.finish(out);
 }
@@ -53,6 +63,12 @@ fn entry(step: &Value, place: &str, compat: Option<&str>, out: &mut Diagnostics)
         return None;
     };
     let place = join(place, method);
+    if method == "layer_reduction" {
+        let text =
+            "is no step: it is a key of the recipe itself, beside `steps`, and done before all of them";
+        out.add(place, Problem::Conflict(text.into()));
+        return None;
+    }
     let Some(mut settings) = settings.as_object().cloned() else {
         out.add(place, type_problem("an object", settings));
         return None;

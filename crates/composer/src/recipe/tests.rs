@@ -1,5 +1,6 @@
 //! What a recipe may say and what it is told when it says something else.
 
+mod layer_reduction;
 mod pruning;
 
 use super::*;
@@ -28,7 +29,7 @@ fn view() -> ModelView {
         site("layer.1.fc", LayerKind::Linear, [16, 8]),
         site("layer.10.fc", LayerKind::Linear, [8, 16]),
     ];
-    ModelView { sites, parameters: vec![], norms: vec!["norm".into()] }
+    ModelView { sites, norms: vec!["norm".into()], ..ModelView::default() }
 }
 
 /// The problems of a recipe for [`view`].

@@ -1,16 +1,17 @@
 //! The end of a session: a plain or packed model and what the artefact says of it.
 
 use super::view::Setting;
-use super::{CalibrationError, Chain, Layers, Session};
+use super::{CalibrationError, Chain, Layers, Link, Session, layers_of};
 use crate::plan::Plan;
 use briquette_core::{
-    CodeKind, CodedWeight, InputQuantization, LayerKind, Left, SessionState, Site, from_canonical,
-    host_floats, stop, to_canonical,
+    CodeKind, CodedWeight, Compensation, InputQuantization, LayerKind, Left, LowRank, SessionState, Site,
+    from_canonical, host_floats, stop, to_canonical,
 };
 use briquette_kernels::{Code, PackedMatrix, pack_rows};
-use briquette_nn::LayerMut;
-use burn::module::{ModuleMapper, Param, ParamId};
+use briquette_nn::{Compressible, LayerMut};
+use burn::module::{AutodiffModule, ModuleMapper, Param, ParamId};
 use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
 use std::collections::{BTreeMap, HashMap};
 
 /// Why a session cannot be finished.
@@ -124,12 +125,7 @@ impl<B: Backend> ModuleMapper<B> for Bake<'_, B> {
         let kind = chain.site.kind;
         param.map(|weight| {
             let original = stop(to_canonical(kind, weight));
-            let mut left = Vec::new();
-            let weight = chain.links.into_iter().fold(original.clone(), |w, link| {
-                let outcome = link.stage.finish(self.state, w);
-                left.push((link.method, outcome.left));
-                stop(outcome.weight)
-            });
+            let (weight, left) = baked(chain.links, chain.compensation, self.state, original.clone());
             let relative_error = relative_error(original, weight.clone());
             if !chain.site.tied.is_empty() {
                 self.shared.insert(id, (kind, weight.clone()));
@@ -140,6 +136,31 @@ impl<B: Backend> ModuleMapper<B> for Bake<'_, B> {
             from_canonical(kind, weight, native).set_require_grad(trainable)
         })
     }
+}
+
+type Compensated<B> = Option<(String, Box<dyn Compensation<B>>)>;
+
+/// The final weight and what each method leaves, in order.
+fn baked<B: Backend>(
+    links: Vec<Link<B>>,
+    compensation: Compensated<B>,
+    state: &SessionState<B>,
+    weight: Tensor<B, 2>,
+) -> (Tensor<B, 2>, Vec<(String, Left)>) {
+    let (mut before, mut weight, mut left) = (weight.clone(), weight, Vec::new());
+    for link in links {
+        before = weight.clone();
+        let outcome = link.stage.finish(state, weight);
+        left.push((link.method, outcome.left));
+        weight = stop(outcome.weight);
+    }
+    if let Some((method, compensation)) = compensation {
+        let [l, r] = compensation.factors(before, weight.clone());
+        let rank = l.dims()[1];
+        weight = weight + l.clone().matmul(r.clone());
+        left.push((method, Left::LowRank(LowRank { rank, left: host_floats(l), right: host_floats(r) })));
+    }
+    (weight, left)
 }
 
 /// Refuses weights whose error cannot be told.
@@ -155,6 +176,19 @@ fn relative_error<B: Backend>(original: Tensor<B, 2>, changed: Tensor<B, 2>) -> 
     let norm = square(original.clone());
     let error = square(original - changed);
     if norm == 0.0 { 0.0 } else { (error / norm).sqrt() }
+}
+
+impl<B: AutodiffBackend, M: AutodiffModule<B>> Finished<B, M> {
+    /// The outcome of a training session on the backend without gradients. `plan` is the same plan, made for that
+    /// backend.
+    pub fn valid(self, plan: Plan<B::InnerBackend>) -> Finished<B::InnerBackend, M::InnerModule>
+    where
+        M::InnerModule: Compressible<B::InnerBackend>,
+    {
+        let Self { model, layers, inputs, .. } = self;
+        let walk: Layers<B::InnerBackend, M::InnerModule> = layers_of::<B::InnerBackend, M::InnerModule>;
+        Finished { model: model.valid(), layers, inputs, plan, walk: Some(walk) }
+    }
 }
 
 impl<B: Backend, M: Module<B>> Finished<B, M> {

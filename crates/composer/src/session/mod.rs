@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod finish;
+mod resume;
 mod train;
 mod view;
 mod walk;
@@ -9,18 +10,19 @@ mod walk;
 pub use calibrate::CalibrationError;
 pub use finish::{FinishError, Finished, FinishedLayer};
 pub(crate) use finish::{code_of, set_packed};
+pub use resume::{Position, ResumeError};
 pub use train::{Trainable, Trained};
 
 use crate::plan::Plan;
 use briquette_core::{
-    Attached, Clock, InputObserver, InputQuantization, LayerKind, Schedule, SessionState, Site, Stage,
+    Attached, Clock, Compensation, InputObserver, InputQuantization, LayerKind, Schedule, SessionState, Site, Stage,
     StateBuilder, Step, materialize, stop, to_canonical,
 };
 use briquette_nn::{Compressible, LayerMut, LayerPath, visit_layers};
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use walk::FieldPath;
 
@@ -34,6 +36,27 @@ struct Link<B: Backend> {
 struct Chain<B: Backend> {
     site: Site,
     links: Vec<Link<B>>,
+    compensation: Option<(String, Box<dyn Compensation<B>>)>,
+}
+
+impl<B: Backend> Chain<B> {
+    fn new(site: &Site) -> Self {
+        Self { site: site.clone(), links: Vec::new(), compensation: None }
+    }
+
+    /// The weight `[out, in]` as the methods make it at `clock`.
+    fn apply(&self, state: &SessionState<B>, clock: Clock, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+        let step = |w, link: &Link<B>| link.stage.apply(state, clock, w);
+        match (&self.compensation, self.links.split_last()) {
+            (Some((_, compensation)), Some((quantizer, before))) if clock == Clock::Finished => {
+                let original = before.iter().fold(weight, step);
+                let quantized = quantizer.stage.apply(state, clock, original.clone());
+                let [left, right] = compensation.factors(stop(original), stop(quantized.clone()));
+                quantized + left.matmul(right)
+            }
+            _ => self.links.iter().fold(weight, step),
+        }
+    }
 }
 
 /// Input quantization of one layer.
@@ -62,6 +85,8 @@ pub struct Session<B: Backend, M: Module<B>> {
     layers: Option<Layers<B, M>>,
     plan: Plan<B>,
     clock: Clock,
+    // By the beginning of the layers' names.
+    sensitivities: BTreeMap<String, f64>,
     cache: RefCell<HashMap<ParamId, Tensor<B, 2>>>,
 }
 
@@ -104,7 +129,16 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
         model.visit(&mut attach);
         let (chains, inputs) = (attach.chains, attach.inputs);
         let trained = Some(Trained { model, state });
-        Self { trained, chains, inputs, layers, plan: plan.clone(), clock, cache: RefCell::default() }
+        Self {
+            trained,
+            chains,
+            inputs,
+            layers,
+            plan: plan.clone(),
+            clock,
+            sensitivities: BTreeMap::new(),
+            cache: RefCell::default(),
+        }
     }
 
     /// The session's model, with its weights as they are, and the state of the methods.
@@ -140,11 +174,12 @@ impl<B: Backend> Attach<'_, B> {
         match self.plan.method(step).attach(step, &mut builder) {
             Attached::Weight(stage) => {
                 *weight = stop(stage.apply(self.state, self.clock, weight.clone()));
-                let chain = self
-                    .chains
-                    .entry(id)
-                    .or_insert_with(|| Chain { site: step.site.clone(), links: Vec::new() });
+                let chain = self.chains.entry(id).or_insert_with(|| Chain::new(&step.site));
                 chain.links.push(Link { method: step.method.clone(), stage });
+            }
+            Attached::Compensation(compensation) => {
+                let chain = self.chains.entry(id).or_insert_with(|| Chain::new(&step.site));
+                chain.compensation = Some((step.method.clone(), compensation));
             }
             Attached::Input { quantization, observer, schedule } => {
                 let input = Input { site: step.site.clone(), quantization, observer, schedule };

@@ -56,12 +56,28 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
     /// learning rate `lr`. Schedules advance here.
     pub fn step<O: Optimizer<Trained<B, M>, B>>(
         &mut self,
-        gradients: B::Gradients,
+        mut gradients: B::Gradients,
+        optimizer: &mut O,
+        lr: f64,
+    ) {
+        let gradients = self.gradients(&mut gradients);
+        self.apply(gradients, optimizer, lr);
+    }
+
+    /// Takes the gradients of the session's parameters out of those of a loss, to be accumulated or clipped
+    /// before [`apply`](Self::apply).
+    pub fn gradients(&self, gradients: &mut B::Gradients) -> GradientsParams {
+        GradientsParams::from_module(gradients, self.parts())
+    }
+
+    /// One optimizer step with gradients taken by [`gradients`](Self::gradients). Schedules advance here.
+    pub fn apply<O: Optimizer<Trained<B, M>, B>>(
+        &mut self,
+        gradients: GradientsParams,
         optimizer: &mut O,
         lr: f64,
     ) {
         let mut trained = self.trained.take().expect("taken out only within this call");
-        let gradients = GradientsParams::from_grads(gradients, &trained);
         self.clock = self.clock.next();
         let mut after = AfterBackward {
             seen: HashSet::new(),
@@ -71,7 +87,48 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
             clock: self.clock,
         };
         trained.model.visit(&mut after);
-        self.trained = Some(optimizer.step(lr, trained, gradients));
+        let mut trained = optimizer.step(lr, trained, gradients);
+        for chain in self.chains.values() {
+            let sensitivity = self.sensitivity(&chain.site.name);
+            for link in &chain.links {
+                link.stage.after_step(&mut trained.state, self.clock, sensitivity);
+            }
+        }
+        self.trained = Some(trained);
+    }
+
+    /// Whether the coming step will lower the precision of a layer, which is when
+    /// [`set_sensitivity`](Self::set_sensitivity) has an effect.
+    pub fn switches_next(&self) -> bool {
+        let (state, next) = (&self.parts().state, self.clock.next());
+        self.chains.values().any(|c| c.links.iter().any(|l| l.stage.switches_at(state, next)))
+    }
+
+    /// States how sensitive the layers are whose names begin with `block` and a dot: the largest eigenvalue of
+    /// the loss's second derivative in the block, relative to that of the most sensitive block.
+    pub fn set_sensitivity(&mut self, block: &str, sensitivity: f64) {
+        self.sensitivities.insert(format!("{block}."), sensitivity);
+    }
+
+    fn sensitivity(&self, layer: &str) -> Option<f64> {
+        self.sensitivities.iter().find(|(block, _)| layer.starts_with(block.as_str())).map(|(_, s)| *s)
+    }
+
+    /// The model as compressed so far, off the graph: for measuring it between steps.
+    pub fn valid(&self) -> M::InnerModule {
+        self.view().valid()
+    }
+
+    /// Replaces the session's parameters, schedules as they are: for going back to the best ones.
+    pub fn set_parts(&mut self, parts: Trained<B, M>) {
+        self.trained = Some(parts);
+        self.cache.borrow_mut().clear();
+    }
+
+    /// A copy of the session's parameters that later steps do not change.
+    pub fn copy_parts(&self) -> Trained<B, M> {
+        let parts = self.parts();
+        Trained { model: unshared(&parts.model), state: parts.state.clone() }
     }
 }
 

@@ -90,8 +90,7 @@ impl<B: Backend> ModuleMapper<B> for Transform<'_, B> {
         let keep = frozen && chain.links.iter().all(|l| l.stage.constant(self.clock));
         param.map(|weight| {
             let weight = to_canonical(kind, weight);
-            let weight =
-                chain.links.iter().fold(weight, |w, link| link.stage.apply(self.state, self.clock, w));
+            let weight = chain.apply(self.state, self.clock, weight);
             if keep {
                 self.cache.borrow_mut().insert(id, weight.clone());
             }

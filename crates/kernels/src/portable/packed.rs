@@ -3,7 +3,7 @@
 use crate::packed_matrix::{Code, PackedMatrix};
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
-use burn::tensor::DType;
+use burn::tensor::{BasicOps, DType};
 
 pub(crate) fn unpack<B: Backend>(p: &PackedMatrix<B>) -> Tensor<B, 2> {
     let [out, columns] = p.shape;
@@ -51,15 +51,25 @@ pub(crate) fn embedding_packed<B: Backend>(p: &PackedMatrix<B>, ids: Tensor<B, 2
     }
     let ids = ids.reshape([batch * seq]);
     let rows = PackedMatrix {
-        words: p.words.clone().select(0, ids.clone()),
-        scales: p.scales.clone().select(0, ids.clone()),
-        zeros: p.zeros.clone().map(|z| z.select(0, ids)),
+        words: pick(p.words.clone(), ids.clone()),
+        scales: pick(p.scales.clone(), ids.clone()),
+        zeros: p.zeros.clone().map(|z| pick(z, ids)),
         bits: p.bits,
         code: p.code,
         shape: [batch * seq, width],
         group: p.group,
     };
     crate::unpack(&rows).reshape([batch, seq, width])
+}
+
+/// Rows `ids: [count]` of `table: [rows, width]` -> `[count, width]`.
+///
+/// A table of one column is picked from as a vector. burn fuses selections by the same ids into one
+/// kernel whose vectors are as wide as the widest table allows; it walks along the columns of each, and
+/// in a table that has only one it would end some rows further on.
+fn pick<B: Backend, K: BasicOps<B>>(table: Tensor<B, 2, K>, ids: Tensor<B, 1, Int>) -> Tensor<B, 2, K> {
+    let ([rows, width], [count]) = (table.dims(), ids.dims());
+    if width == 1 { table.reshape([rows]).select(0, ids).reshape([count, 1]) } else { table.select(0, ids) }
 }
 
 /// Unsigned codes `[out, in]`.

@@ -58,14 +58,26 @@ fn packed_products_equal_the_cpu() {
     }
 }
 
+/// Tables whose scales, or words, are one column beside wider words or scales were once selected from
+/// wrongly by fused kernels.
 #[test]
 fn embeddings_of_packed_tables_equal_the_cpu() {
-    let (cpu, _) = weight_on::<Flex>(20, 96, 8, Code::Symmetric, 96);
-    let (gpu, _) = weight_on::<Wgpu>(20, 96, 8, Code::Symmetric, 96);
-    let ids = TensorData::new(vec![3, 19, 0, 7, 7, 1], [2, 3]);
-    let want = embedding_packed(&cpu, Tensor::from_data(ids.clone(), &Default::default()));
-    let got = embedding_packed(&gpu, Tensor::from_data(ids, &Default::default()));
-    near(&back(got), &floats(want), "embedding");
+    let picks: [(&[i32], [usize; 2]); 3] =
+        [(&[3, 19, 0, 7, 7, 1], [2, 3]), (&[19], [1, 1]), (&[5, 4, 3, 2, 1, 0, 19, 18], [8, 1])];
+    let kinds = [(8, Code::Symmetric), (4, Code::Asymmetric), (3, Code::Symmetric), (1, Code::Binary)];
+    for (bits, code) in kinds {
+        for (columns, group) in [(96, 96), (96, 32), (64, 64), (33, 11), (4, 2), (4, 1), (4, 4)] {
+            let (cpu, _) = weight_on::<Flex>(20, columns, bits, code, group);
+            let (gpu, _) = weight_on::<Wgpu>(20, columns, bits, code, group);
+            for (ids, shape) in picks {
+                let ids = TensorData::new(ids.to_vec(), shape);
+                let want = embedding_packed(&cpu, Tensor::from_data(ids.clone(), &Default::default()));
+                let got = embedding_packed(&gpu, Tensor::from_data(ids, &Default::default()));
+                let what = format!("{bits} bits {code:?} [20, {columns}] / {group}, ids {shape:?}");
+                near(&back(got), &floats(want), &what);
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `config.json` of a BERT classifier.
 
 use crate::activation::Activation;
-use crate::config::{Keys, PretrainedConfig, overlay};
+use crate::config::{Keys, ModelConfig, PretrainedConfig, overlay};
 use crate::task::Task;
 use serde_json::{Map, Value};
 
@@ -120,5 +120,12 @@ impl PretrainedConfig for BertConfig {
     fn to_json(&self) -> Value {
         let keys = [("num_hidden_layers", self.num_hidden_layers.into())];
         overlay(&self.raw, &keys)
+    }
+
+    fn pick(config: &ModelConfig) -> Option<&Self> {
+        match config {
+            ModelConfig::Bert(config) => Some(config),
+            _ => None,
+        }
     }
 }

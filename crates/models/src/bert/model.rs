@@ -2,12 +2,13 @@
 
 use super::BertConfig;
 use crate::activation::Activation;
-use crate::attention::{attention, merge_heads, padding_mask, split_heads};
+use crate::attention::{Attention, merge_heads, padding_mask, split_heads};
 use crate::pretrained::Pretrained;
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
 use briquette_nn::{
-    Compressible, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, name_table,
+    BlockState, Blocks, Compressible, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
+    LinearConfig, Recorder, TapShape, Tapped, Taps, Wanted, name_table,
 };
 use burn::nn::{Dropout, DropoutConfig};
 use burn::prelude::*;
@@ -133,20 +134,39 @@ impl<B: Backend> BertForSequenceClassification<B> {
     /// # Panics
     /// When there are more tokens than positions, or an id is outside of the vocabulary.
     pub fn forward(&self, ids: Tensor<B, 2, Int>, mask: Option<Tensor<B, 2, Int>>) -> Tensor<B, 2> {
-        let pooled = self.bert.forward(ids, mask);
+        self.run(ids, mask, &mut Recorder::off())
+    }
+
+    fn run(
+        &self,
+        ids: Tensor<B, 2, Int>,
+        mask: Option<Tensor<B, 2, Int>>,
+        seen: &mut Recorder<B>,
+    ) -> Tensor<B, 2> {
+        let pooled = self.bert.forward(ids, mask, seen);
         self.classifier.forward(self.dropout.forward(pooled))
     }
 }
 
 impl<B: Backend> BertModel<B> {
     /// One vector per text, `[batch, hidden]`.
-    fn forward(&self, ids: Tensor<B, 2, Int>, mask: Option<Tensor<B, 2, Int>>) -> Tensor<B, 2> {
-        let mask = mask.map(padding_mask);
-        let mut x = self.embeddings.forward(ids);
+    fn forward(
+        &self,
+        ids: Tensor<B, 2, Int>,
+        mask: Option<Tensor<B, 2, Int>>,
+        seen: &mut Recorder<B>,
+    ) -> Tensor<B, 2> {
+        let BlockState { hidden: mut x, mask } = self.enter(ids, mask);
+        seen.hidden(&x);
         for layer in &self.encoder.layer {
-            x = layer.forward(x, mask.clone());
+            x = layer.forward(x, mask.clone(), seen);
+            seen.hidden(&x);
         }
         self.pooler.forward(x)
+    }
+
+    fn enter(&self, ids: Tensor<B, 2, Int>, mask: Option<Tensor<B, 2, Int>>) -> BlockState<B> {
+        BlockState { hidden: self.embeddings.forward(ids), mask: mask.map(padding_mask) }
     }
 }
 
@@ -163,8 +183,8 @@ impl<B: Backend> BertEmbeddings<B> {
 }
 
 impl<B: Backend> BertLayer<B> {
-    fn forward(&self, x: Tensor<B, 3>, mask: Option<Tensor<B, 4>>) -> Tensor<B, 3> {
-        let context = self.attention.self_.forward(x.clone(), mask);
+    fn forward(&self, x: Tensor<B, 3>, mask: Option<Tensor<B, 4>>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
+        let context = self.attention.self_.forward(x.clone(), mask, seen);
         let x = self.attention.output.forward(context, x);
         let inner = self.intermediate.activation.forward(self.intermediate.dense.forward(x.clone()));
         self.output.forward(inner, x)
@@ -173,13 +193,14 @@ impl<B: Backend> BertLayer<B> {
 
 impl<B: Backend> BertSelfAttention<B> {
     /// `[batch, seq, hidden]` -> `[batch, seq, n_heads * d_head]`.
-    fn forward(&self, x: Tensor<B, 3>, mask: Option<Tensor<B, 4>>) -> Tensor<B, 3> {
+    fn forward(&self, x: Tensor<B, 3>, mask: Option<Tensor<B, 4>>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
         let split = |x| split_heads(x, self.n_heads, self.d_head);
         let q = split(self.query.forward(x.clone()));
         let k = split(self.key.forward(x.clone()));
         let v = split(self.value.forward(x));
         let scale = (self.d_head as f64).powf(-0.5);
-        merge_heads(attention(q, k, v, mask, false, scale, &self.dropout))
+        let attention = Attention { q, k, v, mask, causal: false, scale };
+        merge_heads(attention.forward(&self.dropout, seen))
     }
 }
 
@@ -279,10 +300,66 @@ impl<B: Backend> Pretrained<B> for BertForSequenceClassification<B> {
         BertConfig { num_hidden_layers: self.bert.encoder.layer.len(), ..config.clone() }
     }
 
-    fn logits(&self, inputs: Inputs<B>) -> Tensor<B, 2> {
-        match inputs {
-            Inputs::Tokens { ids, mask } => self.forward(ids, mask),
-            Inputs::Images(_) => panic!("BERT reads tokens, not images"),
+    fn without_dropout(mut self) -> Self {
+        let layers = self.bert.encoder.layer.iter_mut().flat_map(|layer| {
+            let attention = &mut layer.attention;
+            [&mut attention.self_.dropout, &mut attention.output.dropout, &mut layer.output.dropout]
+        });
+        layers
+            .chain([&mut self.bert.embeddings.dropout, &mut self.dropout])
+            .for_each(|dropout| dropout.prob = 0.0);
+        self
+    }
+}
+
+/// Ids and mask of inputs for BERT.
+fn tokens<B: Backend>(inputs: Inputs<B>) -> (Tensor<B, 2, Int>, Option<Tensor<B, 2, Int>>) {
+    match inputs {
+        Inputs::Tokens { ids, mask } => (ids, mask),
+        Inputs::Images(_) => panic!("BERT reads tokens, not images"),
+    }
+}
+
+impl<B: Backend> Tapped<B> for BertForSequenceClassification<B> {
+    type Input = Inputs<B>;
+
+    fn tapped(&self, inputs: Inputs<B>, wanted: Wanted) -> Taps<B> {
+        let (ids, mask) = tokens(inputs);
+        let mut seen = Recorder::new(wanted);
+        let logits = self.run(ids, mask, &mut seen);
+        seen.finish(logits)
+    }
+
+    fn tap_shape(&self) -> TapShape {
+        let layers = &self.bert.encoder.layer;
+        let blocks = layers.iter().map(|layer| layer.output.dense.shape()[0]);
+        TapShape {
+            classes: self.classifier.shape()[0],
+            hidden: [self.bert.embeddings.word_embeddings.shape()[1]].into_iter().chain(blocks).collect(),
+            positions: vec![1; layers.len() + 1],
+            heads: layers.iter().map(|layer| layer.attention.self_.n_heads).collect(),
         }
+    }
+}
+
+impl<B: Backend> Blocks<B> for BertForSequenceClassification<B> {
+    type Input = Inputs<B>;
+
+    fn enter(&self, inputs: Inputs<B>) -> BlockState<B> {
+        let (ids, mask) = tokens(inputs);
+        self.bert.enter(ids, mask)
+    }
+
+    fn num_blocks(&self) -> usize {
+        self.bert.encoder.layer.len()
+    }
+
+    fn block_path(&self, index: usize) -> String {
+        format!("bert.encoder.layer.{index}")
+    }
+
+    fn block(&self, index: usize, state: &BlockState<B>) -> Tensor<B, 3> {
+        let layer = &self.bert.encoder.layer[index];
+        layer.forward(state.hidden.clone(), state.mask.clone(), &mut Recorder::off())
     }
 }

@@ -1,7 +1,7 @@
 //! `config.json` of a GPT-2 language model.
 
 use crate::activation::Activation;
-use crate::config::{Keys, PretrainedConfig, overlay};
+use crate::config::{Keys, ModelConfig, PretrainedConfig, overlay};
 use crate::task::Task;
 use serde_json::{Map, Value};
 
@@ -89,5 +89,12 @@ impl PretrainedConfig for Gpt2Config {
 
     fn to_json(&self) -> Value {
         overlay(&self.raw, &[("n_layer", self.n_layer.into())])
+    }
+
+    fn pick(config: &ModelConfig) -> Option<&Self> {
+        match config {
+            ModelConfig::Gpt2(config) => Some(config),
+            _ => None,
+        }
     }
 }

@@ -2,12 +2,13 @@
 
 use super::Gpt2Config;
 use crate::activation::Activation;
-use crate::attention::{attention, merge_heads, split_heads};
+use crate::attention::{Attention, merge_heads, split_heads};
 use crate::pretrained::Pretrained;
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
 use briquette_nn::{
-    Compressible, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, name_table,
+    BlockState, Blocks, Compressible, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
+    LinearConfig, Recorder, TapShape, Tapped, Taps, Wanted, name_table,
 };
 use burn::nn::{Dropout, DropoutConfig};
 use burn::prelude::*;
@@ -87,32 +88,42 @@ impl<B: Backend> Gpt2LmHead<B> {
     /// # Panics
     /// When there are more tokens than positions, or an id is outside of the vocabulary.
     pub fn forward(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        self.transformer.wte.as_linear(self.transformer.forward(ids))
+        self.run(ids, &mut Recorder::off())
+    }
+
+    fn run(&self, ids: Tensor<B, 2, Int>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
+        self.transformer.wte.as_linear(self.transformer.forward(ids, seen))
     }
 }
 
 impl<B: Backend> Gpt2Model<B> {
     /// `[batch, seq]` -> `[batch, seq, width]`.
-    fn forward(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        let ([_, seq], device) = (ids.dims(), ids.device());
-        let positions = Tensor::arange(0..seq as i64, &device).unsqueeze();
-        let mut x = self.drop.forward(self.wte.forward(ids) + self.wpe.forward(positions));
+    fn forward(&self, ids: Tensor<B, 2, Int>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
+        let mut x = self.embed(ids);
+        seen.hidden(&x);
         for block in &self.h {
-            x = block.forward(x);
+            x = block.forward(x, seen);
+            seen.hidden(&x);
         }
         self.ln_f.forward(x)
+    }
+
+    fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        let ([_, seq], device) = (ids.dims(), ids.device());
+        let positions = Tensor::arange(0..seq as i64, &device).unsqueeze();
+        self.drop.forward(self.wte.forward(ids) + self.wpe.forward(positions))
     }
 }
 
 impl<B: Backend> Gpt2Block<B> {
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = self.attn.forward(self.ln_1.forward(x.clone())) + x;
+    fn forward(&self, x: Tensor<B, 3>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
+        let x = self.attn.forward(self.ln_1.forward(x.clone()), seen) + x;
         self.mlp.forward(self.ln_2.forward(x.clone())) + x
     }
 }
 
 impl<B: Backend> Gpt2Attention<B> {
-    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    fn forward(&self, x: Tensor<B, 3>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
         let inner = self.n_heads * self.d_head;
         let [q, k, v] = self
             .c_attn
@@ -121,8 +132,10 @@ impl<B: Backend> Gpt2Attention<B> {
             .try_into()
             .expect("`c_attn` has three times the inner width");
         let split = |x| split_heads(x, self.n_heads, self.d_head);
-        let context = attention(split(q), split(k), split(v), None, true, self.scale, &self.attn_dropout);
-        self.resid_dropout.forward(self.c_proj.forward(merge_heads(context)))
+        let (q, k, v) = (split(q), split(k), split(v));
+        let attention = Attention { q, k, v, mask: None, causal: true, scale: self.scale };
+        let context = merge_heads(attention.forward(&self.attn_dropout, seen));
+        self.resid_dropout.forward(self.c_proj.forward(context))
     }
 }
 
@@ -206,14 +219,64 @@ impl<B: Backend> Pretrained<B> for Gpt2LmHead<B> {
         Gpt2Config { n_layer: self.transformer.h.len(), ..config.clone() }
     }
 
-    fn logits(&self, inputs: Inputs<B>) -> Tensor<B, 2> {
-        match inputs {
-            Inputs::Tokens { ids, .. } => {
-                let scores = self.forward(ids);
-                let [batch, seq, vocabulary] = scores.dims();
-                scores.reshape([batch * seq, vocabulary])
-            }
-            Inputs::Images(_) => panic!("GPT-2 reads tokens, not images"),
+    fn without_dropout(mut self) -> Self {
+        let blocks = self.transformer.h.iter_mut().flat_map(|block| {
+            let attention = &mut block.attn;
+            [&mut attention.attn_dropout, &mut attention.resid_dropout, &mut block.mlp.dropout]
+        });
+        blocks.chain([&mut self.transformer.drop]).for_each(|dropout| dropout.prob = 0.0);
+        self
+    }
+}
+
+/// Ids of inputs for GPT-2. Its windows have no padding.
+fn tokens<B: Backend>(inputs: Inputs<B>) -> Tensor<B, 2, Int> {
+    match inputs {
+        Inputs::Tokens { ids, .. } => ids,
+        Inputs::Images(_) => panic!("GPT-2 reads tokens, not images"),
+    }
+}
+
+/// Hidden states are those of the residual stream: the last one is not yet normalized.
+impl<B: Backend> Tapped<B> for Gpt2LmHead<B> {
+    type Input = Inputs<B>;
+
+    fn tapped(&self, inputs: Inputs<B>, wanted: Wanted) -> Taps<B> {
+        let mut seen = Recorder::new(wanted);
+        let logits = self.run(tokens(inputs), &mut seen);
+        let [batch, seq, vocabulary] = logits.dims();
+        seen.finish(logits.reshape([batch * seq, vocabulary]))
+    }
+
+    fn tap_shape(&self) -> TapShape {
+        let [classes, width] = self.transformer.wte.shape();
+        let blocks = &self.transformer.h;
+        let widths = blocks.iter().map(|block| block.mlp.c_proj.shape()[0]);
+        TapShape {
+            classes,
+            hidden: [width].into_iter().chain(widths).collect(),
+            positions: vec![1; blocks.len() + 1],
+            heads: blocks.iter().map(|block| block.attn.n_heads).collect(),
         }
+    }
+}
+
+impl<B: Backend> Blocks<B> for Gpt2LmHead<B> {
+    type Input = Inputs<B>;
+
+    fn enter(&self, inputs: Inputs<B>) -> BlockState<B> {
+        BlockState { hidden: self.transformer.embed(tokens(inputs)), mask: None }
+    }
+
+    fn num_blocks(&self) -> usize {
+        self.transformer.h.len()
+    }
+
+    fn block_path(&self, index: usize) -> String {
+        format!("transformer.h.{index}")
+    }
+
+    fn block(&self, index: usize, state: &BlockState<B>) -> Tensor<B, 3> {
+        self.transformer.h[index].forward(state.hidden.clone(), &mut Recorder::off())
     }
 }

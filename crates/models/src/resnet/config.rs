@@ -1,6 +1,6 @@
 //! `config.json` of a CIFAR ResNet.
 
-use crate::config::{Keys, PretrainedConfig, overlay};
+use crate::config::{Keys, ModelConfig, PretrainedConfig, overlay};
 use crate::task::Task;
 use serde_json::{Map, Value};
 
@@ -72,5 +72,12 @@ impl PretrainedConfig for ResNetConfig {
 
     fn to_json(&self) -> Value {
         overlay(&self.raw, &[("depth", self.depth.into())])
+    }
+
+    fn pick(config: &ModelConfig) -> Option<&Self> {
+        match config {
+            ModelConfig::ResNet(config) => Some(config),
+            _ => None,
+        }
     }
 }

@@ -4,7 +4,10 @@ use super::ResNetConfig;
 use crate::pretrained::Pretrained;
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
-use briquette_nn::{Compressible, Conv2d, Conv2dConfig, Linear, LinearConfig, PaddingConfig2d, name_table};
+use briquette_nn::{
+    Compressible, Conv2d, Conv2dConfig, Linear, LinearConfig, PaddingConfig2d, Recorder, TapShape, Tapped,
+    Taps, Wanted, name_table,
+};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::prelude::*;
 use burn::tensor::activation::relu;
@@ -49,9 +52,19 @@ impl<B: Backend> CifarResNet<B> {
     /// # Panics
     /// When the images do not have three channels.
     pub fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 2> {
+        self.run(images, &mut Recorder::off())
+    }
+
+    fn stages(&self) -> [&[ResidualBlock<B>]; 3] {
+        [&self.layer1, &self.layer2, &self.layer3]
+    }
+
+    fn run(&self, images: Tensor<B, 4>, seen: &mut Recorder<B>) -> Tensor<B, 2> {
         let mut x = relu(normalize(&self.bn1, self.conv1.forward(images)));
-        for block in self.layer1.iter().chain(&self.layer2).chain(&self.layer3) {
-            x = block.forward(x);
+        show(&x, seen);
+        for stage in self.stages() {
+            x = stage.iter().fold(x, |x, block| block.forward(x));
+            show(&x, seen);
         }
         let [batch, channels, height, width] = x.dims();
         let pooled = x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels]);
@@ -65,6 +78,14 @@ impl<B: Backend> ResidualBlock<B> {
         let out = normalize(&self.bn2, self.conv2.forward(inner));
         let [_, channels, _, _] = out.dims();
         relu(out + shortcut(x, self.conv1.stride[0], channels))
+    }
+}
+
+/// Shows `[batch, channels, height, width]` as `[batch, height * width, channels]`.
+fn show<B: Backend>(x: &Tensor<B, 4>, seen: &mut Recorder<B>) {
+    if seen.wanted().hidden {
+        let [batch, channels, height, width] = x.dims();
+        seen.hidden(&x.clone().reshape([batch, channels, height * width]).swap_dims(1, 2));
     }
 }
 
@@ -149,10 +170,38 @@ impl<B: Backend> Pretrained<B> for CifarResNet<B> {
         ResNetConfig { depth, ..config.clone() }
     }
 
-    fn logits(&self, inputs: Inputs<B>) -> Tensor<B, 2> {
-        match inputs {
-            Inputs::Images(images) => self.forward(images),
+    fn without_dropout(self) -> Self {
+        self
+    }
+}
+
+/// Hidden states are the first convolution's output and that of each of the three stages,
+/// `[batch, height * width, channels]`. There is no attention.
+impl<B: Backend> Tapped<B> for CifarResNet<B> {
+    type Input = Inputs<B>;
+
+    fn tapped(&self, inputs: Inputs<B>, wanted: Wanted) -> Taps<B> {
+        let images = match inputs {
+            Inputs::Images(images) => images,
             Inputs::Tokens { .. } => panic!("a CIFAR ResNet reads images, not tokens"),
+        };
+        let mut seen = Recorder::new(wanted);
+        let logits = self.run(images, &mut seen);
+        seen.finish(logits)
+    }
+
+    fn tap_shape(&self) -> TapShape {
+        let channels = |norm: &BatchNorm<B>| norm.gamma.lazy_shape().num_elements();
+        let (mut width, mut pixels) = (channels(&self.bn1), 1);
+        let (mut hidden, mut positions) = (vec![width], vec![pixels]);
+        for stage in self.stages() {
+            for block in stage {
+                width = channels(&block.bn2);
+                pixels *= block.conv1.stride.iter().product::<usize>();
+            }
+            hidden.push(width);
+            positions.push(pixels);
         }
+        TapShape { classes: self.linear.shape()[0], hidden, positions, heads: Vec::new() }
     }
 }

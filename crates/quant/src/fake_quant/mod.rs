@@ -3,8 +3,14 @@
 
 mod asymmetric;
 mod binary;
+mod learned;
+mod quantizer;
+mod reduce;
+mod search;
 mod symmetric;
 mod ternary;
+
+pub(crate) use quantizer::Quantizer;
 
 use crate::scheme::{Groups, ScaleSearch, WeightScheme};
 use briquette_core::{CodeKind, CodedWeight, ScaleRule, host_floats};
@@ -36,50 +42,39 @@ impl<B: Backend> Quantized<B> {
 /// Codes and scales of `x` `[groups, length]`.
 ///
 /// Zero groups and constant groups give finite results. With the rule `DeepSpeed` the values equal
-/// DeepSpeed's bit for bit wherever DeepSpeed's are finite.
+/// DeepSpeed's bit for bit wherever DeepSpeed's are finite. More than 8 bits are for training; 32-bit floats have no
+/// codes of more than 24 bits, so beyond that the values come out all but unchanged.
 pub fn quantize<B: Backend>(x: Tensor<B, 2>, scheme: &WeightScheme, seed: u64) -> Quantized<B> {
-    match (scheme.bits, scheme.symmetric) {
-        (1, _) => binary::quantize(x, scheme.rule),
+    match (scheme.bits, scheme.search) {
+        (1, _) => binary::by_sign(x, scheme.rule),
         (2, _) => ternary::quantize(x),
-        _ => match scheme.search {
-            ScaleSearch::Max => uniform(x, scheme, 1.0, seed),
-            ScaleSearch::Mse => search(x, scheme, seed),
-        },
+        (_, ScaleSearch::Max) => uniform(x, scheme, scheme.rounding, None, seed),
+        (_, ScaleSearch::Mse) => {
+            let shrink = search::shrink(&x, scheme, seed);
+            uniform(x, scheme, scheme.rounding, Some(shrink), seed)
+        }
     }
 }
 
-fn uniform<B: Backend>(x: Tensor<B, 2>, s: &WeightScheme, shrink: f32, seed: u64) -> Quantized<B> {
+/// Codes of 3 bits and more; the range is `shrink`, `[groups, 1]`, times that of the group.
+fn uniform<B: Backend>(
+    x: Tensor<B, 2>,
+    s: &WeightScheme,
+    rounding: crate::rounding::Rounding,
+    shrink: Option<Tensor<B, 2>>,
+    seed: u64,
+) -> Quantized<B> {
     if s.symmetric {
-        symmetric::quantize(x, s.bits, s.rule, s.rounding, shrink, seed)
+        symmetric::quantize(x, s, rounding, shrink, seed)
     } else {
-        asymmetric::quantize(x, s.bits, s.rule, s.rounding, shrink, seed)
+        asymmetric::quantize(x, s, rounding, shrink, seed)
     }
-}
-
-/// For every group the candidate range with the smallest squared error.
-fn search<B: Backend>(x: Tensor<B, 2>, scheme: &WeightScheme, seed: u64) -> Quantized<B> {
-    let error = |q: &Quantized<B>| (q.values() - x.clone()).square().sum_dim(1);
-    let mut best = uniform(x.clone(), scheme, 1.0, seed);
-    let mut least = error(&best);
-    for step in 1..=25 {
-        let next = uniform(x.clone(), scheme, 1.0 - 0.02 * step as f32, seed);
-        let e = error(&next);
-        let better = e.clone().lower(least.clone());
-        let wide = better.clone().expand(x.dims());
-        best = Quantized {
-            codes: best.codes.mask_where(wide, next.codes),
-            scale: best.scale.mask_where(better.clone(), next.scale),
-            zero: best.zero.zip(next.zero).map(|(b, n)| b.mask_where(better.clone(), n)),
-        };
-        least = least.mask_where(better, e);
-    }
-    best
 }
 
 /// A positive divisor: 1 where `scale` is zero, so that a group of zeros stays zero.
 fn nonzero<B: Backend>(scale: Tensor<B, 2>) -> Tensor<B, 2> {
-    let zero = scale.clone().equal_elem(0.0);
-    scale.mask_fill(zero, 1.0)
+    let zero = as_numbers(scale.clone().equal_elem(0.0), &scale);
+    scale + zero
 }
 
 /// The fake-quantized weight, `[out, in]`.
@@ -104,7 +99,17 @@ pub fn code<B: Backend>(
     seed: u64,
 ) -> CodedWeight {
     let shape = weight.dims();
-    let q = quantize(weight.reshape([groups.count, groups.length]), scheme, seed);
+    let quantized = quantize(weight.reshape([groups.count, groups.length]), scheme, seed);
+    coded(quantized, shape, groups, scheme)
+}
+
+/// The codes of a weight `[out, in]`, unsigned on the host.
+fn coded<B: Backend>(
+    q: Quantized<B>,
+    shape: [usize; 2],
+    groups: Groups,
+    scheme: &WeightScheme,
+) -> CodedWeight {
     let (kind, bits) = match (scheme.bits, scheme.symmetric) {
         (1, _) => (CodeKind::Binary, 1),
         (b, true) => (CodeKind::Symmetric, b),
@@ -137,13 +142,35 @@ fn spread(values: &[f32], groups: Groups, shape: [usize; 2], group: usize) -> Ve
     (0..shape[0] * shape[1] / group).map(|run| values[run * group / groups.length]).collect()
 }
 
-/// Levels on either side of zero, and the largest positive code, of a symmetric code.
-fn symmetric_levels(bits: u32, rule: ScaleRule) -> (f32, f32, f32) {
-    let half = (1u32 << (bits - 1)) as f32;
-    match rule {
-        ScaleRule::Paper => (half - 1.0, -(half - 1.0), half - 1.0),
-        ScaleRule::DeepSpeed => (half, -half, half - 1.0),
+/// Smallest and largest code.
+fn limits(scheme: &WeightScheme) -> (f32, f32) {
+    let half = (scheme.bits as f32 - 1.0).exp2();
+    match (scheme.bits, scheme.symmetric, scheme.rule) {
+        (1 | 2, ..) => (-1.0, 1.0),
+        (_, true, ScaleRule::Paper) => (1.0 - half, half - 1.0),
+        (_, true, ScaleRule::DeepSpeed) => (-half, half - 1.0),
+        (_, false, _) => (0.0, 2.0 * half - 1.0),
     }
+}
+
+/// Where values `[groups, length]` lie on the axis of their codes.
+fn position<B: Backend>(x: Tensor<B, 2>, q: &Quantized<B>) -> Tensor<B, 2> {
+    let position = x / q.scale.clone();
+    match &q.zero {
+        Some(zero) => position - zero.clone(),
+        None => position,
+    }
+}
+
+/// 1 for positions between the outermost codes, both included, and 0 beyond.
+fn inside<B: Backend>(position: Tensor<B, 2>, scheme: &WeightScheme) -> Tensor<B, 2> {
+    let (low, high) = limits(scheme);
+    as_numbers(position.clone().clamp(low, high).equal(position.clone()), &position)
+}
+
+/// 1 where true and 0 where not, in the element type of `like`: burn's own choice is the backend's.
+fn as_numbers<B: Backend>(truth: Tensor<B, 2, Bool>, like: &Tensor<B, 2>) -> Tensor<B, 2> {
+    truth.float().cast(like.dtype())
 }
 
 #[cfg(test)]

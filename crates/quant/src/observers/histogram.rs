@@ -1,11 +1,13 @@
 //! A histogram whose range grows with what it sees.
 
+use serde::{Deserialize, Serialize};
+
 /// Bins over `[-limit, limit)`; an even number, so that zero is an edge.
 const BINS: usize = 4096;
 
 /// Counts of values in equal bins around zero. When a value falls outside, the range doubles and
 /// neighbouring bins merge, so that the result does not depend on how values were batched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Histogram {
     limit: f32,
     counts: Vec<u64>,

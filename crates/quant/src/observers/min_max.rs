@@ -1,7 +1,8 @@
 //! Smallest and largest value seen.
 
-use super::extremes;
+use super::{extremes, restored, saved};
 use briquette_core::InputObserver;
+use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
 /// The range of everything seen: nothing is clipped, and one outlier widens it for good.
@@ -23,6 +24,14 @@ impl InputObserver for MinMax {
 
     fn fresh(&self) -> Arc<dyn InputObserver> {
         Arc::new(Self::default())
+    }
+
+    fn save(&self) -> Value {
+        saved(&self.range)
+    }
+
+    fn restore(&self, saved: &Value) -> bool {
+        restored(&self.range, saved)
     }
 }
 

@@ -13,8 +13,10 @@ pub use percentile::Percentile;
 
 use briquette_core::fields::Fields;
 use briquette_core::{Diagnostics, InputObserver, InputQuantization, Problem};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Momentum of [`MovingAverage`] where none is given: DeepSpeed's.
 pub const DEFAULT_MOMENTUM: f64 = 0.95;
@@ -107,8 +109,53 @@ pub fn make(kind: &ObserverKind, quantization: &InputQuantization) -> Arc<dyn In
     }
 }
 
+/// What an observer has taken in, as JSON.
+fn saved<T: Serialize>(seen: &Mutex<T>) -> Value {
+    let seen = seen.lock().expect("no holder of this lock panics");
+    serde_json::to_value(&*seen).expect("numbers and lists of numbers")
+}
+
+/// Puts back what [`saved`] gave; `false`, and nothing done, where it is not that.
+fn restored<T: DeserializeOwned>(seen: &Mutex<T>, saved: &Value) -> bool {
+    let Ok(read) = serde_json::from_value(saved.clone()) else { return false };
+    *seen.lock().expect("no holder of this lock panics") = read;
+    true
+}
+
 /// Smallest and largest of `values`, `None` where there are none.
 fn extremes(values: &[f32]) -> Option<(f32, f32)> {
     let first = *values.first()?;
     Some(values.iter().fold((first, first), |(low, high), v| (low.min(*v), high.max(*v))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use briquette_core::{InputRange, ScaleRule};
+
+    #[test]
+    fn an_observer_goes_on_from_what_was_saved() {
+        let quantization =
+            InputQuantization { bits: 8, symmetric: false, rule: ScaleRule::Paper, range: InputRange::Pending };
+        let kinds = [
+            ObserverKind::MinMax,
+            ObserverKind::MovingAverage { momentum: 0.9 },
+            ObserverKind::Percentile { percentile: 99.0 },
+            ObserverKind::Mse,
+        ];
+        for kind in kinds {
+            let values = |from: i32| (from..from + 500).map(|i| i as f32 / 37.0 - 5.0).collect::<Vec<_>>();
+            let whole = make(&kind, &quantization);
+            whole.observe(&values(0));
+            let saved = whole.save();
+            whole.observe(&values(300));
+            let second = whole.fresh();
+            assert!(second.restore(&saved), "{kind:?}");
+            assert_ne!(second.range(), whole.range(), "{kind:?}");
+            second.observe(&values(300));
+            assert_eq!(second.range(), whole.range(), "{kind:?}");
+            assert!(!second.restore(&json!("no")), "{kind:?}");
+            assert_eq!(second.range(), whole.range(), "{kind:?}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Exponential moving average of each batch's extremes.
 
-use super::extremes;
+use super::{extremes, restored, saved};
 use briquette_core::InputObserver;
+use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
 /// DeepSpeed's `QuantAct`: `r <- m r + (1 - m) batch` for both ends, begun at the first batch's range
@@ -35,6 +36,14 @@ impl InputObserver for MovingAverage {
 
     fn fresh(&self) -> Arc<dyn InputObserver> {
         Arc::new(Self::new(self.momentum))
+    }
+
+    fn save(&self) -> Value {
+        saved(&self.range)
+    }
+
+    fn restore(&self, saved: &Value) -> bool {
+        restored(&self.range, saved)
     }
 }
 

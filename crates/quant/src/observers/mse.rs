@@ -1,7 +1,9 @@
 //! The range with the least squared quantization error.
 
 use super::histogram::Histogram;
+use super::{restored, saved};
 use briquette_core::{InputObserver, InputQuantization, ScaleRule};
+use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
 /// Candidate ranges: this many equal fractions of the full one.
@@ -83,6 +85,14 @@ impl InputObserver for Mse {
 
     fn fresh(&self) -> Arc<dyn InputObserver> {
         Arc::new(Self::new(self.quantization))
+    }
+
+    fn save(&self) -> Value {
+        saved(&self.seen)
+    }
+
+    fn restore(&self, saved: &Value) -> bool {
+        restored(&self.seen, saved)
     }
 }
 

@@ -1,7 +1,9 @@
 //! The range that holds a share of the values.
 
 use super::histogram::Histogram;
+use super::{restored, saved};
 use briquette_core::InputObserver;
+use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
 /// Leaves out the most extreme values: with 99.99, one in ten thousand, half of them at each end.
@@ -46,6 +48,14 @@ impl InputObserver for Percentile {
 
     fn fresh(&self) -> Arc<dyn InputObserver> {
         Arc::new(Self::new(self.percentile))
+    }
+
+    fn save(&self) -> Value {
+        saved(&self.seen)
+    }
+
+    fn restore(&self, saved: &Value) -> bool {
+        restored(&self.seen, saved)
     }
 }
 

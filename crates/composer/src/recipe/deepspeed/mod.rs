@@ -97,7 +97,8 @@ pub(super) fn read(value: &Value, recipe: &mut Recipe) {
 fn unknown_root_keys(root: &serde_json::Map<String, Value>, out: &mut Diagnostics) {
     let known = ["compression_training", "eigenvalue", "quantize_training"];
     for key in root.keys() {
-        if !known.contains(&key.as_str()) && !ENGINE_KEYS.contains(&key.as_str()) {
+        let common = super::COMMON_KEYS.contains(&key.as_str());
+        if !common && !known.contains(&key.as_str()) && !ENGINE_KEYS.contains(&key.as_str()) {
             out.add(key.clone(), Problem::UnknownKey { key: key.clone(), nearest: None });
         }
     }

@@ -89,32 +89,3 @@ fn snip_momentum_of_deepspeed() {
         &["sparse_pruning.different_groups: snip_momentum ranks the whole model and takes no groups"],
     );
 }
-
-#[test]
-fn layer_reduction_of_deepspeed() {
-    let reduce = |block: Value| json!({ ROOT: { "layer_reduction": block } });
-    let place = "layer_reduction";
-    refused(
-        &reduce(json!({"enabled": true})),
-        &[
-            "layer_reduction: missing key `module_name_prefix`",
-            "layer_reduction: missing key `teacher_layer`",
-            "layer_reduction: missing key `other_module_name`",
-        ],
-    );
-    let full = |teacher: Value, keep: u64| {
-        reduce(json!({
-            "enabled": true, "module_name_prefix": "layer", "teacher_layer": teacher,
-            "other_module_name": ["words"], "keep_number_layer": keep,
-        }))
-    };
-    refused(&full(json!([0, 1]), 2), &["layer_reduction: layer_reduction is not available in this version"]);
-    refused(
-        &full(json!([0, 1]), 5),
-        &["layer_reduction.keep_number_layer: 5 layers are to be kept, `teacher_layer` names 2"],
-    );
-    refused(
-        &full(json!([0, -1]), 2),
-        &[&format!("{place}.teacher_layer: expected a list of non-negative integers, found [0,-1]")],
-    );
-}
