@@ -176,6 +176,8 @@ def main():
     default = pathlib.Path(__file__).resolve().parent.parent / "golden" / "learned_quantizers.json"
     output = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
     weight, upstream = sample(1), sample(500)
+    # Outliers, far beyond the codes of a learned scale.
+    weight[1, 3], weight[4, 0] = -2.5, 1.9
     recorded = [record(*case, weight, upstream) for case in cases()]
     content = {
         "made_by": f"tests/python/golden_learned_quantizers.py, torch {torch.__version__}",

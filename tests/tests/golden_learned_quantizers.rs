@@ -86,7 +86,8 @@ fn close(found: &[f32], expected: &[f32], tolerance: f32, what: &str, settings: 
 #[test]
 fn values_and_gradients_are_those_of_pytorch() {
     let golden = golden();
-    let shape = [golden["shape"][0].as_u64(), golden["shape"][1].as_u64()].map(|n| n.expect("a size") as usize);
+    let shape =
+        [golden["shape"][0].as_u64(), golden["shape"][1].as_u64()].map(|n| n.expect("a size") as usize);
     let (weight, upstream) = (floats(&golden["weight"]), floats(&golden["upstream"]));
     let cases = golden["cases"].as_array().expect("a list");
     assert_eq!(cases.len(), 26);

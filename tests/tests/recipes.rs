@@ -72,6 +72,11 @@ fn recipes_plan_or_say_what_is_not_available() {
             assert_eq!(plan.steps().is_empty(), name == "layer_reduction_bert", "{name}");
             let last = plan.steps().iter().filter(|s| s.site.name.contains(".layer.2.")).count();
             assert_eq!(last, if plan.steps().is_empty() { 0 } else { 2 * 6 }, "{name}");
+        } else if name.starts_with("moq_") {
+            let plan = planned.unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(plan.steps().iter().all(|s| s.details["start_bits"] == 12 && s.details["bits"] == 8));
+            assert_eq!(plan.eigenvalue().map(|e| (e.layer_num, e.max_iter)), Some((6, 50)));
+            assert_eq!(plan.eigenvalue_blocks()[5].path, "bert.encoder.layer.5");
         } else if name.starts_with("zeroquant_") || name.starts_with("xtc_") {
             let plan = planned.unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(plan.steps().len() > view.sites.len() / 2, "{name}");

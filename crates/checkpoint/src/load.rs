@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 /// gradients; other backends forget it, so a model to be trained is loaded on the training backend.
 ///
 /// `packed` names the layers whose weight is not read because the caller packs it: their weight stays as it is,
-/// and tensors of the file that start with the layer's name and `.weight` or `.input_` are the caller's.
+/// and tensors of the file that start with the layer's name and `.weight`, `.low_rank_` or `.input_` are the caller's.
 ///
 /// Batch normalizations share their running statistics with their clones: load into a model of your own.
 ///
@@ -95,10 +95,11 @@ impl Check<'_> {
     }
 }
 
-/// Whether a tensor is a weight, or a static input range, of one of the packed layers.
+/// Whether a tensor is a weight, a correction of one, or a static input range, of one of the packed layers.
 fn belongs_to_packed(tensor: &str, packed: &HashSet<String>) -> bool {
     tensor.rsplit_once('.').is_some_and(|(site, own)| {
-        packed.contains(site) && (own.starts_with("weight") || own.starts_with("input_"))
+        let of_layer = ["weight", "low_rank_", "input_"].iter().any(|start| own.starts_with(start));
+        packed.contains(site) && of_layer
     })
 }
 

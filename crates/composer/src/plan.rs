@@ -1,14 +1,16 @@
 //! A recipe resolved for one model: full names, shapes, integers. Nothing is touched.
 
+mod eigenvalue;
 mod reduction;
 
-use crate::recipe::{Entry, NOT_BUILT, Recipe, TrainingSettings};
+use crate::recipe::{Entry, LayerByLayerSettings, NOT_BUILT, Recipe, TrainingSettings};
 use crate::registry::Registry;
 use briquette_core::{
     CompressionMethod, Diagnostic, Diagnostics, ModelView, PlanBuilder, Problem, StageKind, Step,
 };
 use briquette_distill::DistillationSettings;
 use burn::prelude::*;
+use eigenvalue::Eigenvalues;
 use reduction::Reduction;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -27,7 +29,9 @@ pub struct Plan<B: Backend> {
     methods: HashMap<usize, Arc<dyn CompressionMethod<B>>>,
     model: ModelView,
     reduction: Option<Reduction>,
+    eigenvalues: Option<Eigenvalues>,
     distillation: Option<DistillationSettings>,
+    layer_by_layer: Option<LayerByLayerSettings>,
     training: TrainingSettings,
     recipe: Value,
 }
@@ -56,7 +60,9 @@ impl<B: Backend> Composer<B> {
             methods: HashMap::new(),
             model,
             reduction,
+            eigenvalues: None,
             distillation: recipe.distillation.clone(),
+            layer_by_layer: recipe.layer_by_layer.clone(),
             training: recipe.training.clone(),
             recipe: recipe.source.clone(),
         };
@@ -68,6 +74,8 @@ impl<B: Backend> Composer<B> {
             plan.model.sites.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
         plan.steps.sort_by_key(|s| (order.get(s.site.name.as_str()).copied(), s.entry));
         check_order(&plan.steps, &mut problems);
+        let entry = recipe.eigenvalue.as_ref();
+        plan.eigenvalues = eigenvalue::resolve(entry, &plan.model, &plan.steps, &mut problems);
         problems.into_result(plan)
     }
 
@@ -147,7 +155,7 @@ impl Claims {
     }
 }
 
-/// Prune, then transform, then quantize, once; inputs are beside the point.
+/// Prune, then transform, then quantize, once, then compensate what was quantized; inputs are beside the point.
 fn check_order(steps: &[Step], problems: &mut Diagnostics) {
     let weights: Vec<&Step> = steps.iter().filter(|s| s.kind != StageKind::Input).collect();
     for pair in weights.windows(2).filter(|p| p[0].site.name == p[1].site.name) {
@@ -159,6 +167,11 @@ fn check_order(steps: &[Step], problems: &mut Diagnostics) {
             let problem = Problem::Order { method: then.method.clone(), after: first.method.clone() };
             problems.add_at(&then.place, &then.site.name, problem);
         }
+    }
+    let quantized = |name: &str| weights.iter().any(|s| s.kind == StageKind::Quantize && s.site.name == name);
+    for step in weights.iter().filter(|s| s.kind == StageKind::Compensate && !quantized(&s.site.name)) {
+        let text = format!("{} follows a quantizer of the weight, and there is none", step.method);
+        problems.add_at(&step.place, &step.site.name, Problem::Conflict(text));
     }
 }
 
@@ -176,6 +189,11 @@ impl<B: Backend> Plan<B> {
     /// What the model learns from a teacher, as far as the recipe says it.
     pub fn distillation(&self) -> Option<&DistillationSettings> {
         self.distillation.as_ref()
+    }
+
+    /// Layer-by-layer distillation, where the recipe asks for it.
+    pub fn layer_by_layer(&self) -> Option<&LayerByLayerSettings> {
+        self.layer_by_layer.as_ref()
     }
 
     /// How the model is trained, as far as the recipe says it.
@@ -206,6 +224,9 @@ impl<B: Backend> Plan<B> {
             json!({"layers": self.model.sites.len(), "parameters": self.model.num_params(), "steps": steps});
         if let Some(reduced) = self.layer_reduction() {
             plan["layer_reduction"] = reduced.to_json();
+        }
+        if let Some(eigenvalue) = self.eigenvalue() {
+            plan["eigenvalue"] = json!(eigenvalue);
         }
         plan
     }

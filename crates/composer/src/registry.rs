@@ -1,7 +1,7 @@
 //! The methods a recipe can name.
 
 use briquette_core::{CompressionMethod, Diagnostics, Problem};
-use briquette_quant::{ActivationQuantization, WeightQuantization};
+use briquette_quant::{ActivationQuantization, LowRankCompensation, WeightQuantization};
 use burn::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,6 +33,10 @@ impl<B: Backend> Registry<B> {
         let mut registry = Self::empty();
         registry.insert(WeightQuantization::NAME, |value, place, out| {
             let method = WeightQuantization::read(value, place, out)?;
+            Some(Arc::new(method))
+        });
+        registry.insert(LowRankCompensation::NAME, |value, place, out| {
+            let method = LowRankCompensation::read(value, place, out)?;
             Some(Arc::new(method))
         });
         registry.insert(ActivationQuantization::NAME, |value, place, out| {

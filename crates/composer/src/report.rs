@@ -41,7 +41,7 @@ pub struct LayerReport {
     pub bits: u32,
     /// Columns that share a scale.
     pub group: usize,
-    /// Packed weight, scales and zero points.
+    /// Packed weight, scales, zero points and the correction of low rank.
     pub bytes: u64,
     /// The same weight in 32-bit floats.
     pub fp32_bytes: u64,
@@ -54,8 +54,9 @@ pub struct LayerReport {
 impl LayerReport {
     /// Of a packed layer whose tensors are in `files`.
     pub fn new(record: &LayerRecord, files: &TensorFiles, input: Option<InputQuantization>) -> Self {
-        let prefix = format!("{}.weight", record.name);
-        let bytes = files.tensors().filter(|t| t.name().starts_with(&prefix)).map(|t| t.byte_len() as u64);
+        let prefixes = ["weight", "low_rank_"].map(|own| format!("{}.{own}", record.name));
+        let own = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let bytes = files.tensors().filter(|t| own(t.name())).map(|t| t.byte_len() as u64);
         Self {
             name: record.name.clone(),
             shape: record.shape,

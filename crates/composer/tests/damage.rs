@@ -27,6 +27,7 @@ fn artefact() -> (TempDir, PathBuf) {
         {"weight_quantization": {"on": ["words"], "bits": 8}},
         {"weight_quantization": {"on": ["fc1"], "bits": 4, "symmetric": false, "granularity": {"group_size": 8}}},
         {"weight_quantization": {"on": ["fc2"], "bits": 1}},
+        {"low_rank_compensation": {"on": ["fc2"], "rank": 2}},
         {"activation_quantization": {"on": ["fc1"], "range": "static", "observer": "min_max"}},
     ]});
     let mut session = plan(&model, &recipe).attach(&model, 0);
@@ -158,7 +159,7 @@ const FC2: usize = 2;
 #[test]
 fn manifests_that_contradict_the_tensors_or_the_model() {
     type Edit = fn(&mut Value);
-    let edits: [(&str, Edit); 27] = [
+    let edits: [(&str, Edit); 32] = [
         ("fc1", |m| m["layers"][FC1]["shape"] = json!([16, 32])),
         ("fc1", |m| m["layers"][FC1]["shape"] = json!([0, 0])),
         ("fc1", |m| m["layers"][FC1]["shape"] = json!([u64::MAX, 2])),
@@ -179,6 +180,11 @@ fn manifests_that_contradict_the_tensors_or_the_model() {
         ("words", |m| m["layers"][WORDS]["format"] = json!("pack-quantized")),
         ("words", |m| m["layers"][WORDS]["code"] = json!("binary")),
         ("fc2", |m| m["layers"][FC2]["code"] = json!("symmetric_")),
+        ("fc2", |m| m["layers"][FC2]["low_rank"] = json!(3)),
+        ("fc2", |m| m["layers"][FC2]["low_rank"] = json!(0)),
+        ("fc2", |m| m["layers"][FC2]["low_rank"] = json!(u64::MAX)),
+        ("fc2", |m| drop(m["layers"][FC2].as_object_mut().unwrap().shift_remove("low_rank"))),
+        ("words", |m| m["layers"][WORDS]["low_rank"] = json!(2)),
         ("fc3", |m| m["layers"][FC2]["name"] = json!("fc3")),
         ("fc2", |m| drop(m["layers"].as_array_mut().unwrap().pop())),
         ("fc1", |m| m["inputs"]["fc1"]["bits"] = json!(99)),
@@ -226,6 +232,22 @@ fn manifests_of_another_form() {
         assert!(error.contains(text) || serde, "edit {n}: {error}");
         std::fs::write(at.join(MANIFEST), &whole).unwrap();
     }
+}
+
+#[test]
+fn corrections_that_are_no_numbers() {
+    let (_folder, at) = artefact();
+    let file = at.join(TENSORS);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = 8 + header + json["fc2.low_rank_left"]["data_offsets"][0].as_u64().unwrap() as usize;
+    // Infinity of 16 bits.
+    bytes[start..start + 2].copy_from_slice(&0x7c00u16.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+    redigest(&at, |_| {});
+    let error = load(&at).unwrap_err().to_string();
+    assert!(error.contains("fc2.low_rank_left") && error.contains("inf"), "{error}");
 }
 
 #[test]

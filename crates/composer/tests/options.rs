@@ -5,6 +5,7 @@ mod common;
 
 use briquette_composer::CalibrationError;
 use burn::backend::Flex;
+use burn::optim::AdamConfig;
 use burn::prelude::*;
 use common::*;
 use serde_json::{Map, Value, json};
@@ -37,6 +38,23 @@ fn first_step(recipe: &Value) -> Vec<Vec<f32>> {
     let view = plan(&model, recipe).attach_training(&model, 5).view();
     let mut all = parameters(&view);
     all.push(floats(view.forward(ids())));
+    all
+}
+
+/// What training for eight steps goes through, and what it ends with.
+fn training(settings: &Value) -> Vec<Vec<f32>> {
+    let model = Net::<A>::new();
+    let recipe = entry("weight_quantization", settings);
+    let mut session = plan(&model, &recipe).attach_training(&model, 5);
+    let mut optimizer = AdamConfig::new().init();
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        let view = session.view();
+        all.extend(parameters(&view));
+        let loss = (view.forward(ids()) - waves([3, 5, 8], 77)).square().mean();
+        session.step(loss.backward(), &mut optimizer, 5e-2);
+    }
+    all.extend(parameters(&session.finish().unwrap().model));
     all
 }
 
@@ -98,6 +116,40 @@ fn settings_of_weight_quantization_that_are_the_defaults_change_nothing() {
                 "arithmetic": "paper", "start": 0}),
     );
     assert_eq!(outcome(&entry("weight_quantization", &base)), outcome(&entry("weight_quantization", &spelt)));
+}
+
+#[test]
+fn settings_of_weight_quantization_that_act_while_training() {
+    let base = |keys: Value| with(&json!({"on": ["fc1", "plain"]}), &keys);
+    let variants = [
+        json!({"bits": 4}),
+        json!({"bits": 4, "start_bits": 8, "period": 1}),
+        json!({"bits": 4, "start_bits": 7, "period": 1}),
+        json!({"bits": 4, "start_bits": 8, "period": 2}),
+        json!({"bits": 4, "start_bits": 8, "end": 3}),
+        json!({"bits": 4, "start_bits": 8, "start": 1, "period": 1}),
+        json!({"bits": 4, "mixed": {}}),
+        json!({"bits": 4, "mixed": {"change_ratio": 0.3}}),
+        json!({"bits": 4, "rounding": "stochastic"}),
+        json!({"bits": 4, "scale": "learned"}),
+        json!({"bits": 4, "scale_search": "mse"}),
+        json!({"bits": 4, "scale_search": "mse", "gradient": "clipped"}),
+        json!({"bits": 2}),
+        json!({"bits": 2, "gradient": "clipped"}),
+        json!({"bits": 2, "scale": "learned"}),
+        json!({"bits": 2, "scale": "learned", "gradient": "identity"}),
+        json!({"bits": 1}),
+        json!({"bits": 1, "gradient": "clipped"}),
+        json!({"bits": 1, "binarization": "mean_centred"}),
+        json!({"bits": 1, "binarization": "elastic"}),
+        json!({"bits": 1, "binarization": "elastic", "gradient": "clipped"}),
+    ];
+    let outcomes: Vec<_> = variants.iter().map(|v| training(&base(v.clone()))).collect();
+    for (i, a) in outcomes.iter().enumerate() {
+        for (j, b) in outcomes.iter().enumerate().skip(i + 1) {
+            assert!(a != b, "{} and {} do the same", variants[i], variants[j]);
+        }
+    }
 }
 
 #[test]

@@ -3,8 +3,9 @@
 mod common;
 
 use briquette_composer::{Composer, Recipe};
-use briquette_nn::model_view;
+use briquette_nn::{Compressible, Linear, LinearConfig, model_view};
 use burn::backend::Flex;
+use burn::prelude::*;
 use common::{Net, Vision};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -61,6 +62,14 @@ const WORDS: &[&str] = &[
     "keep_number_layer",
     "module_name_prefix",
     "other_module_name",
+    "layers",
+    "keep",
+    "count",
+    "choice",
+    "copy",
+    "block_influence",
+    "last",
+    "stack",
     "eigenvalue",
     "tensor",
     "channel",
@@ -136,12 +145,46 @@ fn outlined() -> impl Strategy<Value = Value> {
         }
         json!({ "compression_training": root })
     });
-    prop_oneof![native, deepspeed]
+    prop_oneof![native, deepspeed, reduction()]
+}
+
+/// A layer reduction that is often right, and whose inside is anything otherwise.
+fn reduction() -> impl Strategy<Value = Value> {
+    let indices = proptest::collection::vec(0u64..7, 0..5);
+    let keep = prop_oneof![
+        indices.prop_map(Value::from),
+        (0u64..7, word()).prop_map(|(count, choice)| json!({ "count": count, "choice": choice })),
+        any_value(),
+    ];
+    let copy = proptest::collection::vec(word(), 0..3);
+    (prop_oneof![Just("stack".to_string()), word()], keep, copy, any::<bool>()).prop_map(
+        |(list, keep, copy, native)| {
+            if native {
+                return json!({ "layer_reduction": { "layers": list, "keep": keep, "copy": copy } });
+            }
+            let block = json!({ "enabled": true, "module_name_prefix": list, "teacher_layer": keep,
+                                "other_module_name": copy });
+            json!({ "compression_training": { "layer_reduction": block } })
+        },
+    )
+}
+
+/// Five blocks and a head.
+#[derive(Module, Debug, Compressible)]
+struct Stack<B: Backend> {
+    stack: Vec<Linear<B>>,
+    fc1: Linear<B>,
+}
+
+fn stack() -> Stack<Flex> {
+    let linear = |o| LinearConfig::new(4, o).init(&Default::default());
+    Stack { stack: (0..5).map(|_| linear(4)).collect(), fc1: linear(2) }
 }
 
 fn plan_for_all(recipe: &Value) {
     let recipe = Recipe::from_value(recipe);
-    for view in [model_view(&Net::<Flex>::new()), model_view(&Vision::<Flex>::new()), Default::default()] {
+    let (net, vision) = (Net::<Flex>::new(), Vision::<Flex>::new());
+    for view in [model_view(&net), model_view(&vision), model_view(&stack()), Default::default()] {
         let planned = Composer::<Flex>::builtin().plan(&recipe, &view);
         let again = Composer::<Flex>::builtin().plan(&recipe, &view);
         match (planned, again) {

@@ -1,7 +1,7 @@
 //! Which layers an entry of a recipe means.
 
 use crate::diagnostics::{Diagnostics, Problem, nearest};
-use crate::model_view::Site;
+use crate::model_view::{LayerKind, Site};
 use globset::{GlobBuilder, GlobMatcher};
 use regex::Regex;
 
@@ -35,6 +35,7 @@ enum Matcher {
     Glob(Vec<GlobMatcher>),
     Regex(Regex),
     All,
+    Kinds(Vec<LayerKind>),
 }
 
 impl LayerPattern {
@@ -68,6 +69,11 @@ impl LayerPattern {
         Ok(Self { text: text.into(), matcher })
     }
 
+    /// Every layer of these kinds that a method can act on; `text` is what messages call it.
+    pub fn of_kinds(text: &str, kinds: &[LayerKind]) -> Self {
+        Self { text: text.into(), matcher: Matcher::Kinds(kinds.to_vec()) }
+    }
+
     /// The pattern as written.
     pub fn text(&self) -> &str {
         &self.text
@@ -75,14 +81,22 @@ impl LayerPattern {
 
     /// Whether it stands for every layer that a method can act on.
     pub fn is_all(&self) -> bool {
-        matches!(self.matcher, Matcher::All)
+        matches!(self.matcher, Matcher::All | Matcher::Kinds(_))
+    }
+
+    /// Whether a layer of this kind can be meant.
+    fn takes(&self, kind: LayerKind) -> bool {
+        match &self.matcher {
+            Matcher::Kinds(kinds) => kinds.contains(&kind),
+            _ => true,
+        }
     }
 
     /// Whether the layer called `name` is meant.
     pub fn matches(&self, name: &str) -> bool {
         match &self.matcher {
             Matcher::Exact => self.text == name,
-            Matcher::All => true,
+            Matcher::All | Matcher::Kinds(_) => true,
             Matcher::Regex(r) => r.is_match(name),
             // globset's separator is `/`, a layer name's is `.`.
             Matcher::Glob(globs) => globs.iter().any(|g| g.is_match(name.replace('.', "/"))),
@@ -158,7 +172,7 @@ impl Selector {
     /// act on.
     pub fn select(&self, sites: &[Site], fits: impl Fn(&Site) -> bool, out: &mut Diagnostics) -> Vec<Site> {
         let hit = |p: &LayerPattern, s: &Site| {
-            p.matches(&s.name) && (!p.is_all() || fits(s))
+            p.matches(&s.name) && p.takes(s.kind) && (!p.is_all() || fits(s))
                 || s.tied.iter().any(|t| !p.is_all() && p.matches(t))
         };
         for (place, pattern) in self.on.iter().chain(&self.except) {
@@ -196,6 +210,34 @@ mod tests {
         check("{q,k}", &["q", "k"], &["v"]);
         check(r"re:layer\.1$", &["a.layer.1"], &["a.layer.10"]);
         check("*", &["anything.at.all"], &[]);
+    }
+
+    #[test]
+    fn layers_of_a_kind() {
+        let site = |name: &str, kind| Site {
+            name: name.into(),
+            path: name.into(),
+            kind,
+            shape: [2, 2],
+            native: vec![2, 2],
+            trainable: true,
+            tied: vec!["also".into()],
+            drop_in: true,
+        };
+        let sites =
+            [site("words", LayerKind::Embedding), site("a", LayerKind::Linear), site("b", LayerKind::Linear)];
+        let select = |kinds: &[LayerKind], fits: fn(&Site) -> bool| {
+            let pattern = LayerPattern::of_kinds("these layers", kinds);
+            let selector = Selector { on: vec![("here".into(), pattern)], except: vec![] };
+            let mut out = Diagnostics::new();
+            let names: Vec<String> =
+                selector.select(&sites, fits, &mut out).into_iter().map(|s| s.name).collect();
+            (names, out.iter().map(|d| d.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(select(&[LayerKind::Linear], |_| true).0, ["a", "b"]);
+        assert_eq!(select(&[LayerKind::Linear, LayerKind::Embedding], |s| s.name != "a").0, ["words", "b"]);
+        let none = "here: pattern `these layers` matches no layer";
+        assert_eq!(select(&[LayerKind::Conv2d], |_| true), (vec![], vec![none.to_string()]));
     }
 
     #[test]

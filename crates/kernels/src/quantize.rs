@@ -30,6 +30,26 @@ pub struct TokenQuant {
 }
 
 impl TokenQuant {
+    /// Scale and zero point of values from `min` to `max`: codes stand for `(code + zero_point) * scale`.
+    /// The zero point is a whole number, 0 if symmetric. `range` is not looked at.
+    ///
+    /// The only place where a range becomes a scale outside of tensors: calibration, artefacts and kernels
+    /// agree to the last bit.
+    ///
+    /// # Panics
+    /// When `bits` is not in 2 to 8.
+    #[inline]
+    pub fn scale_and_zero_point(&self, min: f32, max: f32) -> (f32, f32) {
+        let or_one = |scale: f32| if scale == 0.0 { 1.0 } else { scale };
+        let divisor = self.divisor();
+        if self.symmetric {
+            return (or_one(min.abs().max(max) / divisor), 0.0);
+        }
+        let (min, max) = if self.full_range { (min, max) } else { (min.min(0.0), max.max(0.0)) };
+        let scale = or_one((max - min) / divisor);
+        (scale, (min / scale).round_ties_even())
+    }
+
     /// `2^bits`.
     ///
     /// # Panics
@@ -40,7 +60,10 @@ impl TokenQuant {
     }
 
     /// Smallest and largest code.
-    pub(crate) fn code_limits(&self) -> (f32, f32) {
+    ///
+    /// # Panics
+    /// When `bits` is not in 2 to 8.
+    pub fn code_limits(&self) -> (f32, f32) {
         let n = self.levels();
         match (self.symmetric, self.full_range) {
             (true, true) => (-n / 2.0, n / 2.0 - 1.0),

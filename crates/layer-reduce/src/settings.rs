@@ -75,7 +75,7 @@ impl LayerReduction {
     /// | `layers` | required | name of the list of blocks |
     /// | `keep` | required | numbers from 0, or `{"count": 3, "choice": "evenly_spaced"}` |
     /// | `keep.count` | required | how many |
-    /// | `keep.choice` | `evenly_spaced`, which takes no data and skips no part of the model | or `first`, `last`, `block_influence` |
+    /// | `keep.choice` | `evenly_spaced`: takes no data, and no part of the model loses all its blocks | the rule, one of [`Choice::NAMES`] |
     /// | `copy` | all that stand beside the list | names of what a teacher gives |
     pub fn read(value: &Value, place: &str, out: &mut Diagnostics) -> Option<Self> {
         let before = out.len();

@@ -63,6 +63,29 @@ impl Examples {
         Ok(kind.into())
     }
 
+    /// `count` texts or windows of random tokens, each as likely as any other, for what needs no real text. Windows
+    /// are as long as the model's; texts have `length` tokens, or as many as the model takes.
+    ///
+    /// # Errors
+    /// When the model reads images.
+    pub fn random(task: &Task, count: usize, length: usize, seed: u64) -> Result<Self, ModelError> {
+        let mut random = SplitMix(seed);
+        let mut tokens = |n: usize, vocabulary: usize| -> Vec<u32> {
+            (0..n).map(|_| (random.next() % vocabulary.max(1) as u64) as u32).collect()
+        };
+        let kind = match task {
+            Task::Classification { vocabulary, max_tokens, pad, .. } => {
+                let ids = (0..count).map(|_| tokens(length.clamp(1, *max_tokens), *vocabulary)).collect();
+                Kind::Texts { ids, labels: vec![0; count], pad: *pad, most: *max_tokens }
+            }
+            Task::LanguageModel { vocabulary, window } => {
+                Kind::Windows { ids: tokens(count * window + 1, *vocabulary), window: *window }
+            }
+            Task::Vision { .. } => return Err(ModelError::Batch("random tokens for a model of images".into())),
+        };
+        Ok(kind.into())
+    }
+
     /// The same with batches of texts padded to a multiple of `multiple` tokens, as far as the model takes them: a
     /// GPU compiles its kernels for each shape anew, and padding is masked.
     #[must_use]
@@ -309,6 +332,22 @@ mod tests {
         assert_eq!(shape(&[0, 1]), ([2, 8], 5));
         assert_eq!(shape(&[2]), ([1, 20], 18), "no more than the model takes");
         assert_eq!(examples.by_length(4), [vec![0, 1], vec![2]]);
+    }
+
+    #[test]
+    fn random_texts_follow_the_seed_and_fit_the_model() {
+        let task = Task::Classification { labels: 2, vocabulary: 50, max_tokens: 8, pad: 0 };
+        let ids = |seed| {
+            let examples = Examples::random(&task, 6, 100, seed).expect("texts");
+            assert_eq!((examples.len(), examples.tokens(5)), (6, 8));
+            let Kind::Texts { ids, .. } = examples.kind else { panic!("texts") };
+            ids.concat()
+        };
+        assert!(ids(1).iter().all(|id| *id < 50));
+        assert_eq!(ids(1), ids(1));
+        assert_ne!(ids(1), ids(2));
+        let task = Task::LanguageModel { vocabulary: 50, window: 4 };
+        assert_eq!(Examples::random(&task, 3, 100, 0).expect("windows").len(), 3);
     }
 
     #[test]

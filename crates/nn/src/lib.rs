@@ -35,6 +35,7 @@ pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use names::{model_view, name_table};
 pub use path::LayerPath;
+pub use slots::token_quant;
 pub use taps::{Recorder, TapShape, Tapped, Taps, Wanted};
 
 /// What the derive's expansion refers to; not for direct use.

@@ -1,7 +1,7 @@
 //! A linear layer that can quantize its input and run on a packed weight.
 
 use crate::module::{drop_in_module, needs::*};
-use crate::slots::{InputSlot, PackedSlot, simulate};
+use crate::slots::{InputSlot, LowRank, PackedSlot, simulate};
 use crate::{Compressible, Initializer, LayerMut, LayerPath, LinearLayout};
 use briquette_core::{InputObserver, InputQuantization};
 use briquette_kernels::{self as kernels, PackedMatrix};
@@ -92,12 +92,26 @@ impl<B: Backend> Linear<B> {
         match (self.packed.get(), self.input.token_quant()) {
             (None, None) => linear(input, self.weight.val(), bias),
             (None, Some(quant)) => linear(simulate(input, quant), self.weight.val(), bias),
-            (Some(packed), None) => kernels::linear_packed(input, packed, bias),
+            (Some(packed), None) => {
+                self.compensated(kernels::linear_packed(input.clone(), packed, bias), || input)
+            }
             // The integer product has no gradient; the same values as floats have one.
             (Some(packed), Some(quant)) if B::ad_enabled(&input.device()) => {
-                kernels::linear_packed(simulate(input, quant), packed, bias)
+                let input = simulate(input, quant);
+                self.compensated(kernels::linear_packed(input.clone(), packed, bias), || input)
             }
-            (Some(packed), Some(quant)) => kernels::linear_quantized(input, quant, packed, bias),
+            (Some(packed), Some(quant)) => {
+                let output = kernels::linear_quantized(input.clone(), quant, packed, bias);
+                self.compensated(output, || simulate(input, quant))
+            }
+        }
+    }
+
+    /// Adds what the correction of low rank, if there is one, makes of the input that the weight saw.
+    fn compensated(&self, output: Tensor<B, 2>, input: impl FnOnce() -> Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.packed.low_rank() {
+            Some(low_rank) => output + low_rank.forward(input()),
+            None => output,
         }
     }
 
@@ -139,6 +153,28 @@ impl<B: Backend> Linear<B> {
         self.packed.set(packed);
     }
 
+    /// Adds the product of `left` `[d_output, rank]` and `right` `[rank, d_input]` to the packed weight from now on,
+    /// without ever forming it: two thin products more.
+    ///
+    /// # Panics
+    /// When the weight is not packed, or the shapes do not fit it.
+    pub fn set_low_rank(&mut self, left: Tensor<B, 2>, right: Tensor<B, 2>) {
+        let packed = self.packed.get().expect("a packed weight to add to");
+        let ([rows, rank], [inner, columns]) = (left.dims(), right.dims());
+        assert_eq!(
+            ([rows, columns], rank),
+            (packed.shape, inner),
+            "shapes [d_output, rank] and [rank, d_input]"
+        );
+        self.packed.set_low_rank(LowRank { left, right });
+    }
+
+    /// The factors `[d_output, rank]` and `[rank, d_input]` whose product is added to the packed weight, if there are
+    /// any.
+    pub fn low_rank(&self) -> Option<[Tensor<B, 2>; 2]> {
+        self.packed.low_rank().map(|l| [l.left.clone(), l.right.clone()])
+    }
+
     /// The packed weight, if there is one.
     pub fn packed(&self) -> Option<&PackedMatrix<B>> {
         self.packed.get()
@@ -160,8 +196,12 @@ impl<B: Backend> ModuleDisplay for Linear<B> {
         let [d_output, d_input] = self.shape();
         let content =
             content.add("d_input", &d_input).add("d_output", &d_output).add("bias", &self.bias.is_some());
-        match self.packed.get() {
-            Some(packed) => content.add("bits", &packed.bits).optional(),
+        let content = match self.packed.get() {
+            Some(packed) => content.add("bits", &packed.bits),
+            None => content,
+        };
+        match self.packed.low_rank() {
+            Some(low_rank) => content.add("low_rank", &low_rank.right.dims()[0]).optional(),
             None => content.optional(),
         }
     }

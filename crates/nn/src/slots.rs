@@ -9,6 +9,16 @@ use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 use std::sync::Arc;
 
+/// The kernels' form of bits, symmetry and scale rule; ranges are those of the values at hand.
+pub fn token_quant(quantization: &InputQuantization) -> TokenQuant {
+    TokenQuant {
+        bits: quantization.bits,
+        symmetric: quantization.symmetric,
+        full_range: quantization.rule == ScaleRule::DeepSpeed,
+        range: None,
+    }
+}
+
 /// How a layer's input is quantized and watched. Clones share the observer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InputSlot {
@@ -25,12 +35,7 @@ impl InputSlot {
             InputRange::Static { min, max } => Some((min, max)),
             InputRange::Pending => return None,
         };
-        Some(TokenQuant {
-            bits: quantization.bits,
-            symmetric: quantization.symmetric,
-            full_range: quantization.rule == ScaleRule::DeepSpeed,
-            range,
-        })
+        Some(TokenQuant { range, ..token_quant(&quantization) })
     }
 
     /// Hands the input to the observer, if there is one.
@@ -47,31 +52,64 @@ pub(crate) fn simulate<B: Backend>(input: Tensor<B, 2>, quant: TokenQuant) -> Te
     straight_through(input, quantized)
 }
 
-/// A packed weight in place of the float one. No parameter: nothing visits, maps or records it.
+/// A packed weight in place of the float one, with a correction of low rank where it has one. No parameter: nothing
+/// visits, maps or records it.
 #[derive(Debug, Clone)]
-pub(crate) struct PackedSlot<B: Backend>(Option<PackedMatrix<B>>);
+pub(crate) struct PackedSlot<B: Backend> {
+    matrix: Option<PackedMatrix<B>>,
+    low_rank: Option<LowRank<B>>,
+}
+
+/// The product of `left` `[out, rank]` and `right` `[rank, in]`.
+#[derive(Debug, Clone)]
+pub(crate) struct LowRank<B: Backend> {
+    pub(crate) left: Tensor<B, 2>,
+    pub(crate) right: Tensor<B, 2>,
+}
+
+impl<B: Backend> LowRank<B> {
+    /// `x (left right)^T`, `[rows, out]` for `x` `[rows, in]`.
+    pub(crate) fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        x.matmul(self.right.clone().transpose()).matmul(self.left.clone().transpose())
+    }
+}
 
 impl<B: Backend> Default for PackedSlot<B> {
     fn default() -> Self {
-        Self(None)
+        Self { matrix: None, low_rank: None }
     }
 }
 
 impl<B: Backend> PackedSlot<B> {
+    /// Replaces the weight; a correction belongs to the weight before.
     pub(crate) fn set(&mut self, packed: PackedMatrix<B>) {
-        self.0 = Some(packed);
+        *self = Self { matrix: Some(packed), low_rank: None };
+    }
+
+    pub(crate) fn set_low_rank(&mut self, low_rank: LowRank<B>) {
+        self.low_rank = Some(low_rank);
     }
 
     pub(crate) fn get(&self) -> Option<&PackedMatrix<B>> {
-        self.0.as_ref()
+        self.matrix.as_ref()
+    }
+
+    pub(crate) fn low_rank(&self) -> Option<&LowRank<B>> {
+        self.low_rank.as_ref()
     }
 
     pub(crate) fn to_device(&self, device: &B::Device) -> Self {
-        Self(self.0.as_ref().map(|packed| packed.clone().to_device(device)))
+        Self {
+            matrix: self.matrix.as_ref().map(|packed| packed.clone().to_device(device)),
+            low_rank: self
+                .low_rank
+                .clone()
+                .map(|l| LowRank { left: l.left.to_device(device), right: l.right.to_device(device) }),
+        }
     }
 
     pub(crate) fn collect_devices(&self, mut devices: Devices<B>) -> Devices<B> {
-        if let Some(device) = self.0.as_ref().map(|packed| packed.words.device())
+        if let Some(device) = self.matrix.as_ref().map(|packed| packed.words.device())
             && !devices.contains(&device)
         {
             devices.push(device);
@@ -82,10 +120,18 @@ impl<B: Backend> PackedSlot<B> {
 
 impl<B: AutodiffBackend> PackedSlot<B> {
     pub(crate) fn valid(&self) -> PackedSlot<B::InnerBackend> {
-        PackedSlot(self.0.as_ref().map(|packed| packed.inner()))
+        PackedSlot {
+            matrix: self.matrix.as_ref().map(|packed| packed.inner()),
+            low_rank: self.low_rank.clone().map(|l| LowRank { left: l.left.inner(), right: l.right.inner() }),
+        }
     }
 
     pub(crate) fn from_inner(slot: PackedSlot<B::InnerBackend>) -> Self {
-        Self(slot.0.map(PackedMatrix::from_inner))
+        Self {
+            matrix: slot.matrix.map(PackedMatrix::from_inner),
+            low_rank: slot
+                .low_rank
+                .map(|l| LowRank { left: Tensor::from_inner(l.left), right: Tensor::from_inner(l.right) }),
+        }
     }
 }

@@ -14,17 +14,6 @@ pub struct Wanted {
     pub values: bool,
 }
 
-impl Wanted {
-    /// Everything that either of both asks for.
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            hidden: self.hidden || other.hidden,
-            scores: self.scores || other.scores,
-            values: self.values || other.values,
-        }
-    }
-}
-
 /// What a forward pass showed. A list is empty where it was not [`Wanted`] or the model has nothing of the kind.
 #[derive(Debug, Clone)]
 pub struct Taps<B: Backend> {

@@ -62,6 +62,57 @@ fn a_packed_linear_with_quantized_input_equals_the_simulated_one() {
     }
 }
 
+/// [`pair`] with a product of low rank added to both.
+fn compensated_pair<B: Backend>() -> (Linear<B>, Linear<B>) {
+    let (mut packed, mut float) = pair::<B>();
+    let (left, right) = (random::<B, 2>([6, 3]), random::<B, 2>([3, 16]));
+    let whole = float.weight.val() + left.clone().matmul(right.clone()).transpose();
+    float.weight = Param::from_tensor(briquette_core::stop(whole));
+    packed.set_low_rank(left, right);
+    (packed, float)
+}
+
+#[test]
+fn a_correction_of_low_rank_is_added_to_the_packed_weight() {
+    let (mut packed, mut float) = compensated_pair::<Flex>();
+    let x = random::<Flex, 3>([2, 3, 16]);
+    assert_close(&packed.forward(x.clone()), &float.forward(x.clone()), 1e-5);
+    for symmetric in [true, false] {
+        let quantization = InputQuantization { symmetric, ..eight_bits(InputRange::Dynamic).expect("set") };
+        packed.set_input_quantization(Some(quantization));
+        float.set_input_quantization(Some(quantization));
+        assert_close(&packed.forward(x.clone()), &float.forward(x.clone()), 1e-5);
+    }
+    assert!(packed.to_string().contains("low_rank: 3"), "{packed}");
+    assert_eq!(packed.low_rank().map(|[l, r]| (l.dims(), r.dims())), Some(([6, 3], [3, 16])));
+    packed.set_packed(pack(&coded([6, 16], 8)));
+    assert!(packed.low_rank().is_none(), "it belonged to the weight before");
+}
+
+#[test]
+fn a_correction_of_low_rank_passes_gradients_and_conversions() {
+    let (packed, float) = compensated_pair::<A>();
+    let x = random::<A, 2>([3, 16]);
+    let gradient = |layer: &Linear<A>| {
+        let x = x.clone().require_grad();
+        let gradients = layer.forward(x.clone()).square().sum().backward();
+        x.grad(&gradients).expect("dx")
+    };
+    assert_close(&gradient(&packed), &gradient(&float), 1e-5);
+    let output = packed.forward(x.clone()).inner();
+    let inner = packed.valid();
+    assert_close(&inner.forward(x.clone().inner()), &output, 1e-5);
+    let back = Linear::<A>::from_inner(inner).to_device(&Default::default());
+    assert_close(&back.forward(x).inner(), &output, 1e-5);
+}
+
+#[test]
+#[should_panic(expected = "shapes [d_output, rank] and [rank, d_input]")]
+fn a_correction_of_another_shape_is_refused() {
+    let (mut packed, _) = pair::<Flex>();
+    packed.set_low_rank(random([6, 3]), random([2, 16]));
+}
+
 #[test]
 fn simulation_is_exactly_the_quantized_input() {
     let (_, mut float) = pair::<Flex>();

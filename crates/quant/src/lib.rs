@@ -7,8 +7,10 @@
 
 pub mod activation_quantization;
 mod bit_schedule;
+pub mod eigenvalue;
 mod estimator;
 pub mod fake_quant;
+pub mod low_rank_compensation;
 pub mod observers;
 mod rounding;
 mod scheme;
@@ -16,7 +18,9 @@ pub mod weight_quantization;
 
 pub use activation_quantization::ActivationQuantization;
 pub use bit_schedule::{BitSchedule, Pace};
+pub use eigenvalue::Eigenvalue;
 pub use estimator::{Binarization, Estimator, Gradient, ScaleSource};
+pub use low_rank_compensation::LowRankCompensation;
 pub use rounding::Rounding;
 pub use scheme::{Granularity, Groups, ScaleSearch, WeightScheme};
 pub use weight_quantization::WeightQuantization;

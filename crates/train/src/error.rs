@@ -29,6 +29,14 @@ pub enum TrainError {
     /// The best epoch is to be kept and nothing measures them.
     #[error("training.keep: `best` needs evaluation data to choose on")]
     NothingMeasures,
+    /// Blocks are compared one by one.
+    #[error("layer_by_layer: the student has {student} blocks, the teacher {teacher}; they must be as many")]
+    Blocks {
+        /// Blocks of the student.
+        student: usize,
+        /// Blocks of the teacher.
+        teacher: usize,
+    },
     /// The distillation does not fit student and teacher.
     #[error("distillation: {0}")]
     Distillation(String),

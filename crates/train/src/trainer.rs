@@ -6,6 +6,7 @@ use crate::data::TrainingData;
 use crate::error::TrainError;
 use crate::learning_rate::LearningRate;
 use crate::optimizer::Grouped;
+use crate::sensitivity;
 use crate::settings::Settings;
 use crate::teacher::Guide;
 use briquette_composer::{Keep, Session, Trainable, Trained};
@@ -195,6 +196,7 @@ where
     /// One optimizer step on some batches; the loss of the last one.
     fn step(&mut self, step: usize, batches: &[Vec<usize>]) -> Tensor<B, 1> {
         let stage = self.guide.stage_at(step, self.rate.total);
+        self.tell_sensitivity(step, stage, &batches[0]);
         let mut sums = GradientsAccumulator::<Trained<B, M>>::new();
         let mut single = None;
         let mut last = None;
@@ -221,6 +223,22 @@ where
         self.session.apply(gradients, &mut self.optimizer, lr);
         self.guide.apply(lr);
         last.expect("a step has at least one batch")
+    }
+
+    /// Eigenvalues of the blocks, where the plan wants them and they matter at this step.
+    fn tell_sensitivity(&mut self, step: usize, stage: usize, batch: &[usize]) {
+        let (data, guide, device, seed) = (self.data, &self.guide, &self.device, self.settings.seed);
+        let gradients = |model: &M| {
+            B::seed(device, mixed(seed, step as u64));
+            let (input, targets) = data.batch::<B>(batch, device);
+            let student = model.tapped(input, guide.wanted(stage));
+            let teacher = || data.batch::<B::InnerBackend>(batch, device).0;
+            let loss = guide.loss(stage, &student, teacher, targets);
+            GradientsParams::from_grads(loss.backward(), model)
+        };
+        if let Some(found) = sensitivity::tell(&mut self.session, step + 1, seed, gradients) {
+            tracing::info!(step, eigenvalues = ?found, "precision falls");
+        }
     }
 
     fn clipped(&self, gradients: GradientsParams) -> GradientsParams {
@@ -304,7 +322,7 @@ where
 }
 
 /// A number that follows from the run's seed and a position in it (the finalizer of SplitMix64, Steele et al. 2014).
-fn mixed(seed: u64, position: u64) -> u64 {
+pub(crate) fn mixed(seed: u64, position: u64) -> u64 {
     let z = seed ^ position.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -13,11 +13,12 @@ use serde_json::{Map, Value, json};
 /// A quantizer that has few codes and a row to span wastes them on the row's few largest weights.
 /// Clipping these costs an error on them and lowers the error of all others; ACIQ (Banner, Nahshan and
 /// Soudry, arXiv 1810.05723) works out where both together are least. For bell-shaped weights that is at
-/// 1.71, 2.15 and 2.55 standard deviations for 2, 3 and 4 bits.
+/// 1.711, 2.152 and 2.559 standard deviations for 2, 3 and 4 bits, which its authors cut to 1.71, 2.15 and
+/// 2.55.
 ///
 /// | key | default | why |
 /// |---|---|---|
-/// | `deviations` | 2.55 | the paper's value for 4 bits |
+/// | `deviations` | 2.55 | the authors' value for 4 bits |
 /// | `start` | 0 | optimizer steps before weights are clipped |
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 use super::Violation;
 
 /// Folder under `crates/`, what it may depend on, and what its tests may use besides.
-const LAYERS: [(&str, &[&str], &[&str]); 11] = [
+const LAYERS: [(&str, &[&str], &[&str]); 12] = [
     ("core", &[], &[]),
     ("kernels", &[], &[]),
     ("nn/derive", &[], &[]),
@@ -12,9 +12,14 @@ const LAYERS: [(&str, &[&str], &[&str]); 11] = [
     ("quant", &["core", "kernels", "nn"], &[]),
     ("distill", &["core", "kernels", "nn"], &[]),
     ("layer-reduce", &["core", "kernels", "nn"], &[]),
-    ("composer", &["checkpoint", "core", "kernels", "layer-reduce", "nn", "quant"], &[]),
+    ("composer", &["checkpoint", "core", "distill", "kernels", "layer-reduce", "nn", "quant"], &[]),
+    ("train", &["composer", "core", "distill", "nn", "quant"], &[]),
     ("models", &["checkpoint", "core", "kernels", "nn"], &["layer-reduce"]),
-    ("cli", &["checkpoint", "composer", "core", "kernels", "layer-reduce", "models", "nn"], &[]),
+    (
+        "cli",
+        &["checkpoint", "composer", "core", "distill", "kernels", "layer-reduce", "models", "nn", "train"],
+        &[],
+    ),
 ];
 const PREFIX: &str = "briquette-";
 

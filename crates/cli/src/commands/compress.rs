@@ -3,7 +3,8 @@
 use crate::args::{CompressArgs, DEFAULT_BATCH};
 use crate::backend::{On, Work};
 use crate::commands::bench::{median, time};
-use crate::commands::{plan, training};
+use crate::commands::{layer_by_layer, plan, training};
+use crate::reduction;
 use crate::error::{CliError, write_file};
 use crate::model::{Opened, short_name};
 use crate::progress::Progress;
@@ -50,10 +51,11 @@ impl Work for Compress<'_> {
         let read = |file: &PathBuf| opened.examples(file, on);
         let calib = args.calib.as_ref().map(read).transpose()?;
         let eval = args.eval.as_ref().map(read).transpose()?;
-        let job = Job { args, opened: &opened, plan, calib, eval, on, training: None, seconds: BTreeMap::new() };
-        match &args.train {
-            Some(file) => training::run(job, file),
-            None => {
+        let job = Job { args, opened: &opened, plan, calib, eval, on, training: None, chosen: false, seconds: BTreeMap::new() };
+        match (&args.train, job.plan.layer_by_layer()) {
+            (_, Some(settings)) => layer_by_layer::run(settings.clone(), job),
+            (Some(file), None) => training::run(job, file),
+            (None, None) => {
                 refuse_training_flags(args)?;
                 opened.config.run(job)
             }
@@ -84,6 +86,8 @@ pub(super) struct Job<'a, B: Backend> {
     pub(super) eval: Option<Examples>,
     pub(super) on: &'a On<B>,
     pub(super) training: Option<Training>,
+    /// Whether the layers that stay were chosen on the calibration data.
+    pub(super) chosen: bool,
     pub(super) seconds: BTreeMap<String, f64>,
 }
 
@@ -92,6 +96,7 @@ impl<B: Backend> ModelJob<B> for Job<'_, B> {
 
     fn run<M: Pretrained<B>>(mut self, config: &M::Config) -> Self::Output {
         let model: M = self.timed("load", |job| job.opened.load(config, job.on))?;
+        self.choose_layers(&model)?;
         let finished = self.timed("compress", |job| job.compress(&model))?;
         self.conclude(config, &model, finished)
     }
@@ -107,6 +112,16 @@ impl<B: Backend> Job<'_, B> {
         let result = work(self);
         self.seconds.insert(phase.into(), begin.elapsed().as_secs_f64());
         result
+    }
+
+    /// Settles which layers stay, where the recipe leaves that to what they do on the calibration data.
+    pub(super) fn choose_layers<M: Pretrained<B>>(&mut self, model: &M) -> Result<(), CliError> {
+        if let Some(count) = reduction::open_choice(&self.plan) {
+            let kept = reduction::most_influential(model, count, self.calib.as_ref(), self.batch(), self.on)?;
+            self.plan = reduction::with_kept(self.plan.clone(), kept)?;
+            self.chosen = true;
+        }
+        Ok(())
     }
 
     /// Writes the artefact, loads it again, measures it and reports.
@@ -135,7 +150,8 @@ impl<B: Backend> Job<'_, B> {
     }
 
     fn compress<M: Pretrained<B>>(&self, model: &M) -> Result<Finished<B, M>, CliError> {
-        let mut session = self.plan.attach(model, self.args.seed);
+        let model = reduction::reduced(model.clone(), None, &self.plan)?;
+        let mut session = self.plan.attach(&model, self.args.seed);
         self.calibrate(&mut session)?;
         let mut progress = Progress::new("compressing");
         Ok(session.finish_with(&mut |done, total| progress.at(done, total))?)
@@ -148,6 +164,7 @@ impl<B: Backend> Job<'_, B> {
                 let text = "the recipe asks for static input ranges: give data for them with --calib FILE";
                 Err(CliError::Usage(text.into()))
             }
+            (Some(_), false) if self.chosen => Ok(()),
             (Some(_), false) => {
                 Err(CliError::Usage("--calib: the recipe has no static input ranges to calibrate".into()))
             }

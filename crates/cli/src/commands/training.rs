@@ -6,6 +6,7 @@ use crate::commands::plan;
 use crate::error::CliError;
 use crate::model::{Opened, short_name};
 use crate::progress::Progress;
+use crate::reduction;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::sha256_hex;
 use briquette_composer::report::Training;
@@ -60,7 +61,7 @@ fn purpose(task: &Task) -> (Purpose, Preset) {
 }
 
 /// Student and teacher read the same token ids.
-fn same_vocabulary(student: &Opened, teacher: &Opened) -> Result<(), CliError> {
+pub(super) fn same_vocabulary(student: &Opened, teacher: &Opened) -> Result<(), CliError> {
     let size = |opened: &Opened| match opened.config.task() {
         Task::Classification { vocabulary, .. } | Task::LanguageModel { vocabulary, .. } => Some(vocabulary),
         Task::Vision { .. } => None,
@@ -92,6 +93,13 @@ impl<B: Backend> TrainingJob<Autodiff<B>> for Train<'_, B> {
         let on = self.job.on.differentiable();
         let student: M = self.job.timed("load", |job| job.opened.load(config, &on))?;
         let teacher = self.teacher.as_ref().map(|t| t.load_as::<B, M::InnerModule>(self.job.on)).transpose()?;
+        if let Some(count) = reduction::open_choice(&self.plan) {
+            let (calib, batch) = (self.job.calib.as_ref().unwrap_or(&self.examples), self.job.batch());
+            let judged = teacher.clone().unwrap_or_else(|| student.valid());
+            let kept = reduction::most_influential(&judged, count, Some(calib), batch, self.job.on)?;
+            self.job.plan = reduction::with_kept(self.job.plan, kept.clone())?;
+            self.plan = reduction::with_kept(self.plan, kept)?;
+        }
         let student = self.reduced(student, teacher.as_ref())?;
         let student = if self.settings.dropout { student } else { student.without_dropout() };
         let distillation = self.distillation(&student, teacher.as_ref())?;
@@ -138,7 +146,7 @@ impl<B: Backend> Train<'_, B> {
         M: Pretrained<Autodiff<B>> + AutodiffModule<Autodiff<B>>,
         M::InnerModule: Pretrained<B>,
     {
-        crate::reduction::reduced(student, teacher.map(|t| M::from_inner(t.clone())), &self.plan)
+        reduction::reduced(student, teacher.map(|t| M::from_inner(t.clone())), &self.plan)
     }
 
     fn train<M>(
@@ -225,7 +233,7 @@ fn beside(out: &Path) -> PathBuf {
 }
 
 /// Examples as training takes them.
-struct Data<'a>(&'a Examples);
+pub(super) struct Data<'a>(pub(super) &'a Examples);
 
 impl TrainingData for Data<'_> {
     type Input<B: Backend> = Inputs<B>;

@@ -20,6 +20,7 @@ pub(super) fn quantization_config(
         l.code != CodeKind::Binary
             && l.kind != LayerKind::Conv2d
             && l.zeros != Some(ZeroLayout::Plain)
+            && l.low_rank.is_none()
             && !input_major(&l.name)
     };
     let coded = |name: &String| layers.iter().any(|l| l.name == *name);

@@ -4,7 +4,7 @@ use super::error::ArtefactError;
 use super::manifest::{Format, LayerRecord, ZeroLayout};
 use crate::session::code_of;
 use briquette_checkpoint::{Dtype, TensorFiles, TensorRef};
-use briquette_core::{CodeKind, LayerKind};
+use briquette_core::{CodeKind, LayerKind, LowRank};
 use briquette_kernels::{PackedMatrix, pack_rows, unpack_rows, words_per_row};
 use burn::prelude::*;
 use std::path::Path;
@@ -36,6 +36,11 @@ pub(super) fn check_record(record: &LayerRecord) -> Result<(), String> {
     if record.format == Format::IntQuantized && record.bits != 8 {
         return Err("int-quantized weights have 8 bits here".into());
     }
+    if let Some(rank) = record.low_rank
+        && (record.kind != LayerKind::Linear || rank == 0 || rank > rows.min(columns))
+    {
+        return Err(format!("{} of {rows} x {columns} has no correction of rank {rank}", record.kind));
+    }
     if record.zeros.is_some() != (record.code == CodeKind::Asymmetric) {
         return Err("asymmetric codes have zero points, others do not".into());
     }
@@ -64,6 +69,10 @@ pub(super) fn expected(record: &LayerRecord) -> Vec<(String, Dtype, Vec<usize>)>
             }
         };
         list.push((name("weight_zero_point"), dtype, shape));
+    }
+    if let Some(rank) = record.low_rank {
+        list.push((name("low_rank_left"), Dtype::F16, vec![rows, rank]));
+        list.push((name("low_rank_right"), Dtype::F16, vec![rank, columns]));
     }
     list
 }
@@ -97,6 +106,20 @@ pub(super) fn packed<B: Backend>(
     };
     let code = code_of(record.code);
     Ok(PackedMatrix::new(words, scales, zeros, record.bits, code, record.shape, record.group, device))
+}
+
+/// The correction of a record whose tensors were found as [`expected`], where it has one.
+pub(super) fn low_rank(record: &LayerRecord, files: &TensorFiles) -> Result<Option<LowRank>, ArtefactError> {
+    let Some(rank) = record.low_rank else { return Ok(None) };
+    let factor = |suffix: &str| -> Result<Vec<f32>, ArtefactError> {
+        let tensor = files.get(&format!("{}.{suffix}", record.name))?;
+        let values = tensor.to_f32()?;
+        match values.iter().find(|v| !v.is_finite()) {
+            Some(bad) => Err(wrong(tensor.file(), tensor.name(), format!("holds {bad}"))),
+            None => Ok(values),
+        }
+    };
+    Ok(Some(LowRank { rank, left: factor("low_rank_left")?, right: factor("low_rank_right")? }))
 }
 
 fn check_shape(record: &LayerRecord, tensor: TensorRef<'_>) -> Result<(), ArtefactError> {

@@ -3,8 +3,9 @@
 use super::manifest::{Format, LayerRecord, ZeroLayout};
 use crate::session::FinishedLayer;
 use briquette_checkpoint::{CheckpointError, Dtype, NamedTensor};
-use briquette_core::{CodeKind, CodedWeight, InputQuantization, InputRange, LayerKind, ScaleRule, Site};
+use briquette_core::{CodeKind, CodedWeight, InputQuantization, InputRange, LayerKind, LowRank, Site};
 use briquette_kernels::pack_rows;
+use briquette_nn::token_quant;
 
 /// How the layer is going to lie in the file.
 pub(super) fn record(layer: &FinishedLayer, coded: &CodedWeight, input: bool) -> LayerRecord {
@@ -24,6 +25,7 @@ pub(super) fn record(layer: &FinishedLayer, coded: &CodedWeight, input: bool) ->
         group: coded.group,
         format: if byte { Format::IntQuantized } else { Format::PackQuantized },
         zeros,
+        low_rank: layer.low_rank().map(|l| l.rank),
         relative_error: layer.relative_error,
     }
 }
@@ -68,6 +70,24 @@ pub(super) fn tensors(
     Ok(tensors)
 }
 
+/// The factors of a layer's correction. They hold what 16-bit floats can hold, so nothing is lost.
+///
+/// # Errors
+/// When the factors do not have the shape that their record says.
+pub(super) fn low_rank_tensors(
+    record: &LayerRecord,
+    low_rank: &LowRank,
+) -> Result<Vec<NamedTensor>, CheckpointError> {
+    let ([rows, columns], rank) = (record.shape, low_rank.rank);
+    let factor = |suffix: &str, shape: [usize; 2], values: &[f32]| {
+        NamedTensor::floats(format!("{}.{suffix}", record.name), Dtype::F16, shape.to_vec(), values)
+    };
+    Ok(vec![
+        factor("low_rank_left", [rows, rank], &low_rank.left)?,
+        factor("low_rank_right", [rank, columns], &low_rank.right)?,
+    ])
+}
+
 /// compressed-tensors means `(q - zero_point) * scale` with signed codes `q = u - 2^(bits-1)`; ours
 /// is `u * scale + zero * scale`, so its zero point is `-zero - 2^(bits-1)`.
 fn zeros(
@@ -106,32 +126,16 @@ fn zeros(
 /// manifest.
 pub(super) fn input_tensors(layer: &str, q: &InputQuantization) -> Result<Vec<NamedTensor>, CheckpointError> {
     let InputRange::Static { min, max } = q.range else { return Ok(Vec::new()) };
-    let (scale, zero) = static_scale(q, min, max);
+    let (scale, zero) = token_quant(q).scale_and_zero_point(min, max);
     let mut tensors =
         vec![NamedTensor::floats(format!("{layer}.input_scale"), Dtype::F32, vec![1], &[scale])?];
     if !q.symmetric {
         let half = 1i32 << (q.bits - 1);
-        let point = (-zero - half).clamp(-half, half - 1) as i8;
+        let point = (-(zero as i32) - half).clamp(-half, half - 1) as i8;
         let name = format!("{layer}.input_zero_point");
         tensors.push(NamedTensor::new(name, Dtype::I8, vec![1], vec![point as u8])?);
     }
     Ok(tensors)
-}
-
-/// Scale and integer zero of a static range, by the arithmetic of the kernels.
-fn static_scale(q: &InputQuantization, min: f32, max: f32) -> (f32, i32) {
-    let n = (1u32 << q.bits) as f32;
-    let positive = |s: f32| if s > 0.0 { s } else { 1.0 };
-    if q.symmetric {
-        let levels = if q.rule == ScaleRule::Paper { n / 2.0 - 1.0 } else { n / 2.0 };
-        return (positive(min.abs().max(max) / levels), 0);
-    }
-    let (low, high, steps) = match q.rule {
-        ScaleRule::Paper => (min.min(0.0), max.max(0.0), n - 1.0),
-        ScaleRule::DeepSpeed => (min, max, n),
-    };
-    let scale = positive((high - low) / steps);
-    (scale, (low / scale).round_ties_even() as i32)
 }
 
 #[cfg(test)]

@@ -55,6 +55,10 @@ pub struct LayerRecord {
     /// Layout of the zero points; asymmetric codes only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub zeros: Option<ZeroLayout>,
+    /// Rank of the correction that is added to the codes' values, where there is one: 16-bit factors
+    /// `low_rank_left` `[out, rank]` and `low_rank_right` `[rank, in]` beside the weight.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub low_rank: Option<usize>,
     /// Frobenius norm of the change, relative to that of the weight.
     pub relative_error: f64,
 }

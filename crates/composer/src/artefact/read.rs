@@ -1,13 +1,13 @@
 //! Reading an artefact.
 
-use super::decode::{check_record, expected, packed, wrong};
+use super::decode::{check_record, expected, low_rank, packed, wrong};
 use super::digest::sha256_hex;
 use super::error::ArtefactError;
 use super::manifest::{FORMAT_VERSION, LayerRecord, Manifest};
 use super::{CONFIG, MANIFEST, TENSORS};
 use crate::session::set_packed;
 use briquette_checkpoint::{Naming, TensorFiles, load_module};
-use briquette_core::{InputQuantization, InputRange};
+use briquette_core::{InputQuantization, InputRange, LowRank};
 use briquette_kernels::PackedMatrix;
 use briquette_nn::{Compressible, LayerMut, visit_layers};
 use burn::prelude::*;
@@ -64,6 +64,11 @@ impl Artefact {
 
     fn check(&self, record: &LayerRecord) -> Result<(), ArtefactError> {
         check_record(record).map_err(|reason| self.layer_error(&record.name, reason))?;
+        let unsaid = format!("{}.low_rank_left", record.name);
+        if record.low_rank.is_none() && self.files.contains(&unsaid) {
+            let reason = "is there, the manifest says nothing of a correction".into();
+            return Err(wrong(self.files.get(&unsaid)?.file(), &unsaid, reason));
+        }
         for (name, dtype, shape) in expected(record) {
             let tensor = self.files.get(&name)?;
             if tensor.dtype() != dtype || tensor.shape() != shape {
@@ -95,7 +100,8 @@ impl Artefact {
     ) -> Result<M, ArtefactError> {
         let mut weights = HashMap::new();
         for record in &self.manifest.layers {
-            weights.insert(record.name.as_str(), packed::<B>(record, &self.files, device)?);
+            let weight = (packed::<B>(record, &self.files, device)?, low_rank(record, &self.files)?);
+            weights.insert(record.name.as_str(), weight);
         }
         let mut model = model;
         let mut placing = Placing { artefact: self, weights, placed: HashSet::new(), problem: None };
@@ -109,7 +115,7 @@ impl Artefact {
 /// Puts packed weights and input quantizations where they belong, and notices what has no place.
 struct Placing<'a, B: Backend> {
     artefact: &'a Artefact,
-    weights: HashMap<&'a str, PackedMatrix<B>>,
+    weights: HashMap<&'a str, (PackedMatrix<B>, Option<LowRank>)>,
     placed: HashSet<String>,
     problem: Option<ArtefactError>,
 }
@@ -130,11 +136,11 @@ impl<B: Backend> Placing<'_, B> {
                 _ => self.refuse(name, "has no input to quantize".into()),
             }
         }
-        let Some(weight) = self.weights.remove(name) else { return };
+        let Some((weight, low_rank)) = self.weights.remove(name) else { return };
         if weight.shape != shape {
             return self.refuse(name, format!("is {:?} here and {shape:?} in the model", weight.shape));
         }
-        set_packed(layer, weight);
+        set_packed(layer, weight, low_rank.as_ref());
     }
 
     fn refuse(&mut self, layer: &str, reason: String) {

@@ -83,7 +83,11 @@ fn tensors<B: Backend, M: Module<B>>(
             continue;
         }
         let record = encode::record(layer, coded, finished.inputs.contains_key(&layer.site.name));
-        packed.insert(format!("{}.weight", record.name), encode::tensors(&record, coded)?);
+        let mut parts = encode::tensors(&record, coded)?;
+        if let Some(low_rank) = layer.low_rank() {
+            parts.extend(encode::low_rank_tensors(&record, low_rank)?);
+        }
+        packed.insert(format!("{}.weight", record.name), parts);
         records.push(record);
     }
     let dtype = |name: &str| source.dtypes.get(name).copied().unwrap_or(Dtype::F32);

@@ -4,11 +4,15 @@
 //! DeepSpeed's (`compression_training`, see [`deepspeed`]).
 
 pub mod deepspeed;
+mod eigenvalue;
 mod json;
+mod layer_by_layer;
 mod layer_reduction;
 pub mod native;
 mod training;
 
+pub use eigenvalue::EigenvalueEntry;
+pub use layer_by_layer::{BlockInput, LayerByLayerSettings};
 pub use layer_reduction::ReductionEntry;
 pub use training::{Decay, Keep, OptimizerKind, TrainingSettings};
 
@@ -23,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const NOT_BUILT: [&str; 4] = ["sparse_pruning", "row_pruning", "head_pruning", "channel_pruning"];
 
 /// Root keys that both schemas have: what is done beside the methods on layers.
-const COMMON_KEYS: [&str; 2] = ["distillation", "training"];
+const COMMON_KEYS: [&str; 3] = ["distillation", "layer_by_layer", "training"];
 
 /// One entry of a recipe: one method on one selection of layers.
 #[derive(Debug, Clone)]
@@ -49,8 +53,12 @@ pub struct Recipe {
     pub entries: Vec<Entry>,
     /// Which layers stay, done before all entries (native root key `layer_reduction`).
     pub layer_reduction: Option<ReductionEntry>,
+    /// How eigenvalues of blocks lengthen the periods of bit schedules (root key `eigenvalue`).
+    pub eigenvalue: Option<EigenvalueEntry>,
     /// What the model learns from a teacher, as far as the recipe says it (root key `distillation`).
     pub distillation: Option<DistillationSettings>,
+    /// Layer-by-layer distillation, where the recipe asks for it (root key `layer_by_layer`).
+    pub layer_by_layer: Option<LayerByLayerSettings>,
     /// How the model is trained, as far as the recipe says it (root key `training`).
     pub training: TrainingSettings,
     /// What is wrong with the recipe itself. A plan reports it together with what is wrong for the
@@ -107,7 +115,9 @@ impl Recipe {
         let mut recipe = Self {
             entries: vec![],
             layer_reduction: None,
+            eigenvalue: None,
             distillation: None,
+            layer_by_layer: None,
             training: TrainingSettings::default(),
             problems: Diagnostics::new(),
             source: value.clone(),
@@ -120,11 +130,16 @@ impl Recipe {
                 recipe.problems.add("recipe", Problem::Conflict(text.into()));
             }
             (_, _, true) => deepspeed::read(value, &mut recipe),
+            (_, false, _) if has("quantize_training") => deepspeed::read(value, &mut recipe),
             _ => native::read(value, &mut recipe),
         }
         if let Some(block) = value.get(DistillationSettings::KEY) {
             let read = DistillationSettings::read(block, DistillationSettings::KEY, &mut recipe.problems);
             recipe.distillation = Some(read);
+        }
+        if let Some(block) = value.get(LayerByLayerSettings::KEY) {
+            let read = LayerByLayerSettings::read(block, LayerByLayerSettings::KEY, &mut recipe.problems);
+            recipe.layer_by_layer = Some(read);
         }
         if let Some(block) = value.get("training") {
             recipe.training = TrainingSettings::read(block, "training", &mut recipe.problems);

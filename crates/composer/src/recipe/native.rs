@@ -13,12 +13,14 @@
 //! | `compat` | none | `"deepspeed"`: every quantizer that does not say otherwise uses DeepSpeed's arithmetic |
 //! | `version` | 1 | of this schema |
 //! | `distillation` | none, the task's where there is a teacher | what is learnt from a teacher, see [`briquette_distill::DistillationSettings`] |
+//! | `eigenvalue` | none | sensitive blocks keep their bits longer, see [`briquette_quant::Eigenvalue`] |
+//! | `layer_by_layer` | none | blocks learn from the teacher's, see [`super::LayerByLayerSettings`] |
 //! | `training` | defaults by task | how the model is trained, see [`super::TrainingSettings`] |
 //!
 //! In an entry `on` (required) and `except` are lists of layer patterns
 //! ([`briquette_core::LayerPattern`]); all other keys are the method's own.
 
-use super::{Entry, Recipe, ReductionEntry};
+use super::{EigenvalueEntry, Entry, Recipe, ReductionEntry};
 use briquette_core::fields::{Fields, join, type_problem};
 use briquette_core::{Diagnostics, LayerPattern, Problem, Selector};
 use serde_json::{Map, Value, json};
@@ -39,6 +41,9 @@ pub(super) fn read(value: &Value, recipe: &mut Recipe) {
     }
     if let Some(value) = f.raw("layer_reduction") {
         recipe.layer_reduction = ReductionEntry::read(value, "layer_reduction", out);
+    }
+    if let Some(value) = f.raw("eigenvalue") {
+        recipe.eigenvalue = EigenvalueEntry::read(value, "eigenvalue", out);
     }
     match f.raw("steps") {
         None if f.has("layer_reduction") => {}

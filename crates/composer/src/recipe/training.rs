@@ -142,7 +142,7 @@ fn share(value: f64) -> bool {
 }
 
 /// A whole number of at least 1.
-fn count(f: &mut Fields<'_>, key: &'static str, out: &mut Diagnostics) -> Option<usize> {
+pub(super) fn count(f: &mut Fields<'_>, key: &'static str, out: &mut Diagnostics) -> Option<usize> {
     let value = f.optional::<usize>(key, out)?;
     if value == 0 {
         out.add(f.place_of(key), Problem::Range { value: "0".into(), expected: "at least 1".into() });
@@ -150,7 +150,7 @@ fn count(f: &mut Fields<'_>, key: &'static str, out: &mut Diagnostics) -> Option
     (value > 0).then_some(value)
 }
 
-fn number(
+pub(super) fn number(
     f: &mut Fields<'_>,
     key: &'static str,
     fits: fn(f64) -> bool,

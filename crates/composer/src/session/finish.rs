@@ -48,6 +48,14 @@ impl FinishedLayer {
             _ => None,
         })
     }
+
+    /// What is added to the coded weight, where a method left such a correction.
+    pub fn low_rank(&self) -> Option<&LowRank> {
+        self.left.iter().rev().find_map(|(_, left)| match left {
+            Left::LowRank(low_rank) => Some(low_rank),
+            _ => None,
+        })
+    }
 }
 
 /// The outcome of a session.
@@ -197,12 +205,12 @@ impl<B: Backend, M: Module<B>> Finished<B, M> {
     pub fn pack(self) -> M {
         let Self { mut model, layers, walk, .. } = self;
         let Some(walk) = walk else { return model };
-        let coded: HashMap<&str, &CodedWeight> =
-            layers.iter().filter_map(|l| Some((l.site.path.as_str(), l.coded()?))).collect();
+        let coded: HashMap<&str, (&CodedWeight, Option<&LowRank>)> =
+            layers.iter().filter_map(|l| Some((l.site.path.as_str(), (l.coded()?, l.low_rank())))).collect();
         let device = model.devices().into_iter().next().unwrap_or_default();
         walk(&mut model, &mut |at, layer| {
-            let Some(coded) = coded.get(at.path()) else { return };
-            set_packed(layer, packed_matrix(coded, &device));
+            let Some((coded, low_rank)) = coded.get(at.path()) else { return };
+            set_packed(layer, packed_matrix(coded, &device), *low_rank);
         });
         model
     }
@@ -225,10 +233,23 @@ pub(crate) fn code_of(kind: CodeKind) -> Code {
     }
 }
 
-/// Puts a packed weight into whatever drop-in layer it is for.
-pub(crate) fn set_packed<B: Backend>(layer: LayerMut<'_, B>, packed: PackedMatrix<B>) {
+/// Puts a packed weight into whatever drop-in layer it is for, with a correction where a linear layer has one.
+pub(crate) fn set_packed<B: Backend>(
+    layer: LayerMut<'_, B>,
+    packed: PackedMatrix<B>,
+    low_rank: Option<&LowRank>,
+) {
     match layer {
-        LayerMut::Linear(l) => l.set_packed(packed),
+        LayerMut::Linear(l) => {
+            let ([rows, columns], device) = (packed.shape, packed.words.device());
+            l.set_packed(packed);
+            if let Some(LowRank { rank, left, right }) = low_rank {
+                let factor = |values: &[f32], shape: [usize; 2]| {
+                    Tensor::from_data(TensorData::new(values.to_vec(), shape), &device)
+                };
+                l.set_low_rank(factor(left, [rows, *rank]), factor(right, [*rank, columns]));
+            }
+        }
         LayerMut::Embedding(l) => l.set_packed(packed),
         LayerMut::Conv2d(l) => l.set_packed(packed),
         _ => {}

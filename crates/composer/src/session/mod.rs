@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod finish;
+mod reduced;
 mod resume;
 mod train;
 mod view;
@@ -21,6 +22,7 @@ use briquette_core::{
 use briquette_nn::{Compressible, LayerMut, LayerPath, visit_layers};
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
+use reduced::reduced;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -93,10 +95,11 @@ pub struct Session<B: Backend, M: Module<B>> {
 impl<B: Backend> Plan<B> {
     /// Attaches the plan without training: every schedule counts as finished.
     ///
-    /// `seed` is the only source of randomness. The model is not changed.
+    /// `seed` is the only source of randomness. The model is not changed: where the plan reduces layers, the session's
+    /// copy has those that stay.
     pub fn attach<M: Module<B> + Compressible<B>>(&self, model: &M, seed: u64) -> Session<B, M> {
         materialize(model);
-        Session::new(self, model.clone(), Some(layers_of::<B, M>), Clock::Finished, seed)
+        Session::new(self, reduced(self, model), Some(layers_of::<B, M>), Clock::Finished, seed)
     }
 
     /// [`attach`](Self::attach) for a model that does not implement `Compressible`: weights only.

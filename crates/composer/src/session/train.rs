@@ -1,5 +1,6 @@
 //! Training through the view.
 
+use super::reduced::reduced;
 use super::{Chain, Session, layers_of};
 use crate::plan::Plan;
 use briquette_core::{Clock, SessionState, materialize, stop, to_canonical};
@@ -33,10 +34,11 @@ pub struct Trained<B: Backend, M: Module<B>> {
 impl<B: AutodiffBackend> Plan<B> {
     /// Attaches the plan for training, schedules at their start.
     ///
-    /// The user's model stays as it is, running statistics of batch normalizations included.
+    /// The user's model stays as it is, running statistics of batch normalizations included. Where the plan reduces
+    /// layers, the session's copy has those that stay.
     pub fn attach_training<M: Trainable<B> + Compressible<B>>(&self, model: &M, seed: u64) -> Session<B, M> {
         materialize(model);
-        Session::new(self, unshared(model), Some(layers_of::<B, M>), Clock::Step(0), seed)
+        Session::new(self, reduced(self, &unshared(model)), Some(layers_of::<B, M>), Clock::Step(0), seed)
     }
 
     /// [`attach_training`](Self::attach_training) for a model without `Compressible`: weights only.
@@ -95,6 +97,13 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
             }
         }
         self.trained = Some(trained);
+    }
+
+    /// The session with every schedule run out: training that begins with the model as it will be.
+    #[must_use]
+    pub fn with_schedules_finished(mut self) -> Self {
+        self.clock = Clock::Finished;
+        self
     }
 
     /// Whether the coming step will lower the precision of a layer, which is when

@@ -13,9 +13,20 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     ///
     /// What cannot change from step to step is transformed once and kept.
     pub fn view(&self) -> M {
+        self.view_within("")
+    }
+
+    /// [`view`](Self::view) in which only the weights of the layers at or below the field path `path` are transformed:
+    /// for computing with a part of a model.
+    pub fn view_within(&self, path: &str) -> M {
         let parts = self.parts();
-        let mut transform =
-            Transform { clock: self.clock, state: &parts.state, chains: &self.chains, cache: &self.cache };
+        let mut transform = Transform {
+            clock: self.clock,
+            state: &parts.state,
+            chains: &self.chains,
+            cache: &self.cache,
+            within: path,
+        };
         let mut view = parts.model.clone().map(&mut transform);
         self.set_inputs(&mut view, |input| {
             if !input.schedule.active(self.clock) {
@@ -76,11 +87,19 @@ struct Transform<'a, B: Backend> {
     state: &'a SessionState<B>,
     chains: &'a HashMap<ParamId, Chain<B>>,
     cache: &'a RefCell<HashMap<ParamId, Tensor<B, 2>>>,
+    within: &'a str,
+}
+
+/// Whether a layer is at or below a field path; everything is below the empty one.
+fn within(layer: &str, path: &str) -> bool {
+    let below = layer.strip_prefix(path);
+    path.is_empty() || below.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl<B: Backend> ModuleMapper<B> for Transform<'_, B> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        let Some(chain) = self.chains.get(&param.id) else { return param };
+        let chain = self.chains.get(&param.id).filter(|c| within(&c.site.path, self.within));
+        let Some(chain) = chain else { return param };
         let (id, kind, native) = (param.id, chain.site.kind, param.dims());
         if let Some(weight) = self.cache.borrow().get(&id) {
             return param.map(|_| from_canonical(kind, weight.clone(), native));

@@ -122,9 +122,9 @@ vectorised! {
         for s in scores.iter_mut() {
             *s = math::exp(*s - largest);
         }
-        let inverse = 1.0 / lane_sum(scores, |v| v);
+        let inverse = 1.0 / lane_sum(scores, f64::from);
         for s in scores.iter_mut() {
-            *s *= inverse;
+            *s = (f64::from(*s) * inverse) as f32;
         }
     }
 }

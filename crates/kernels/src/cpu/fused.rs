@@ -13,7 +13,7 @@ pub(crate) fn layer_norm(
     epsilon: f64,
 ) -> Tensor<Flex, 2> {
     let (gamma, beta) = (to_vec(gamma), to_vec(beta));
-    map_rows(x, |rows| normalize_rows(rows, &gamma, &beta, epsilon as f32))
+    map_rows(x, |rows| normalize_rows(rows, &gamma, &beta, epsilon))
 }
 
 pub(crate) fn gelu(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
@@ -25,14 +25,16 @@ pub(crate) fn gelu_tanh(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
 }
 
 vectorised! {
-    fn normalize_rows(rows: &mut [f32], gamma: &[f32], beta: &[f32], epsilon: f32) {
-        let width = gamma.len();
-        for row in rows.chunks_exact_mut(width) {
-            let mean = lane_sum(row, |v| v) / width as f32;
-            let variance = lane_sum(row, |v| (v - mean) * (v - mean)) / width as f32;
+    /// In double precision between the values read and written: it costs little beside the memory.
+    fn normalize_rows(rows: &mut [f32], gamma: &[f32], beta: &[f32], epsilon: f64) {
+        let width = gamma.len() as f64;
+        for row in rows.chunks_exact_mut(gamma.len()) {
+            let mean = lane_sum(row, f64::from) / width;
+            let centred = |v: f32| f64::from(v) - mean;
+            let variance = lane_sum(row, |v| centred(v) * centred(v)) / width;
             let inverse = 1.0 / (variance + epsilon).sqrt();
             for ((v, g), b) in row.iter_mut().zip(gamma).zip(beta) {
-                *v = (*v - mean) * inverse * g + b;
+                *v = (centred(*v) * inverse * f64::from(*g) + f64::from(*b)) as f32;
             }
         }
     }

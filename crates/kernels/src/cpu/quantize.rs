@@ -14,20 +14,19 @@ pub(crate) struct Rule {
     q: TokenQuant,
     low: f32,
     high: f32,
-    divisor: f32,
 }
 
 impl Rule {
     pub(crate) fn new(q: TokenQuant) -> Self {
         let (low, high) = q.code_limits();
-        Self { q, low, high, divisor: q.divisor() }
+        Self { q, low, high }
     }
 
     /// Scale and zero of one row. A row with a NaN gets a NaN scale, so that it shows in whatever
     /// is computed from its codes.
     #[inline(always)]
     fn grid(&self, row: &[f32]) -> (f32, f32) {
-        let (mut min, mut max) = match self.q.range {
+        let (min, max) = match self.q.range {
             Some(range) => range,
             None => {
                 let (min, max, numbers) = lane_range(row);
@@ -40,14 +39,8 @@ impl Rule {
         if row.is_empty() {
             return (1.0, 0.0);
         }
-        if self.q.symmetric {
-            return (one_for_zero(min.abs().max(max) / self.divisor), 0.0);
-        }
-        if !self.q.full_range {
-            (min, max) = (min.min(0.0), max.max(0.0));
-        }
-        let scale = one_for_zero((max - min) / self.divisor);
-        (scale, (min / scale).round_ties_even() * scale)
+        let (scale, zero_point) = self.q.scale_and_zero_point(min, max);
+        (scale, zero_point * scale)
     }
 
     /// The code of one value, as a float.
@@ -57,10 +50,6 @@ impl Rule {
         let code = if code < self.low { self.low } else { code };
         if code > self.high { self.high } else { code }
     }
-}
-
-fn one_for_zero(scale: f32) -> f32 {
-    if scale == 0.0 { 1.0 } else { scale }
 }
 
 pub(crate) fn round_half_even(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {

@@ -73,10 +73,10 @@ pub(crate) use vectorised;
 /// order of a sum does not depend on the machine.
 pub(crate) const LANES: usize = 16;
 
-/// The sum over `f` of every element, in [`LANES`] interleaved partial sums.
+/// The sum over `f` of every element, in [`LANES`] interleaved partial sums of double precision.
 #[inline(always)]
-pub(crate) fn lane_sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+pub(crate) fn lane_sum(values: &[f32], f: impl Fn(f32) -> f64) -> f64 {
+    let mut lanes = [0.0f64; LANES];
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder();
     for chunk in chunks {

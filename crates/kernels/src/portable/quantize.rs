@@ -41,26 +41,32 @@ fn quantize<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
 
 fn symmetric<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
     let (low, high) = q.code_limits();
-    let largest = match q.range {
-        Some((min, max)) => constant(&x, min.abs().max(max)),
-        None => reduce(x.clone().abs(), Tensor::max_dim),
+    let scale = match q.range {
+        Some((min, max)) => constant(&x, q.scale_and_zero_point(min, max).0),
+        None => one_for_zero(reduce(x.clone().abs(), Tensor::max_dim) / q.divisor()),
     };
-    let scale = one_for_zero(largest / q.divisor());
     let codes = round_half_even(x / scale.clone()).clamp(low, high);
     Rows { codes, scale, zero: None }
 }
 
 fn asymmetric<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
     let (low, high) = q.code_limits();
-    let (mut min, mut max) = match q.range {
-        Some((min, max)) => (constant(&x, min), constant(&x, max)),
-        None => (reduce(x.clone(), Tensor::min_dim), reduce(x.clone(), Tensor::max_dim)),
+    let (scale, zero_point) = match q.range {
+        Some((min, max)) => {
+            let (scale, zero_point) = q.scale_and_zero_point(min, max);
+            (constant(&x, scale), constant(&x, zero_point))
+        }
+        None => {
+            let mut min = reduce(x.clone(), Tensor::min_dim);
+            let mut max = reduce(x.clone(), Tensor::max_dim);
+            if !q.full_range {
+                (min, max) = (min.clamp_max(0.0), max.clamp_min(0.0));
+            }
+            let scale = one_for_zero((max - min.clone()) / q.divisor());
+            (scale.clone(), round_half_even(min / scale))
+        }
     };
-    if !q.full_range {
-        (min, max) = (min.clamp_max(0.0), max.clamp_min(0.0));
-    }
-    let scale = one_for_zero((max - min.clone()) / q.divisor());
-    let zero = round_half_even(min / scale.clone()) * scale.clone();
+    let zero = zero_point * scale.clone();
     let codes = round_half_even((x - zero.clone()) / scale.clone()).clamp(low, high);
     Rows { codes, scale, zero: Some(zero) }
 }

@@ -30,6 +30,28 @@ fn ties_go_to_even() {
 }
 
 #[test]
+fn a_range_becomes_a_scale_and_a_zero_point() {
+    let rule = |symmetric, full_range| TokenQuant { bits: 4, symmetric, full_range, range: None };
+    // 16 codes, 7 steps or 8 to either side of zero.
+    assert_eq!(rule(true, false).scale_and_zero_point(-3.5, 1.0), (0.5, 0.0));
+    assert_eq!(rule(true, false).scale_and_zero_point(-1.0, 3.5), (0.5, 0.0));
+    assert_eq!(rule(true, true).scale_and_zero_point(-4.0, 1.0), (0.5, 0.0));
+    // 15 steps over a range with zero in it, or 16 over the range as it is.
+    assert_eq!(rule(false, false).scale_and_zero_point(-1.25, 6.25), (0.5, -2.0));
+    assert_eq!(rule(false, false).scale_and_zero_point(2.0, 7.5), (0.5, 0.0));
+    assert_eq!(rule(false, false).scale_and_zero_point(-7.5, -2.0), (0.5, -15.0));
+    assert_eq!(rule(false, true).scale_and_zero_point(2.0, 10.0), (0.5, 4.0));
+    // A tie goes to the even one; a range without length has scale 1.
+    assert_eq!(rule(false, true).scale_and_zero_point(-1.25, 6.75).1, -2.0);
+    for symmetric in [true, false] {
+        for full_range in [true, false] {
+            assert_eq!(rule(symmetric, full_range).scale_and_zero_point(0.0, 0.0), (1.0, 0.0));
+        }
+    }
+    assert_eq!(rule(false, true).scale_and_zero_point(3.0, 3.0), (1.0, 3.0));
+}
+
+#[test]
 fn portable_and_cpu_bodies_equal_the_oracle() {
     for (rows, columns) in [(1, 1), (3, 33), (2, 64), (5, 96), (7, 128), (4, 160), (3, 384), (64, 300)] {
         let mut x = values(rows * columns, columns as u32);

@@ -63,7 +63,8 @@ mod tests {
         assert_eq!(parts(8192), 1);
         assert_eq!(parts(10_000), 100);
         // Whole numbers, so that sums are exact in any order.
-        let x = Tensor::<Flex, 1, Int>::arange(0..20_000, &Default::default()).float().reshape([2, 10_000]) - 7000.0;
+        let x = Tensor::<Flex, 1, Int>::arange(0..20_000, &Default::default()).float().reshape([2, 10_000])
+            - 7000.0;
         assert_eq!(host_floats(max_abs(x.clone())), [7000.0, 12_999.0]);
         assert_eq!(host_floats(max(x.clone())), [2999.0, 12_999.0]);
         assert_eq!(host_floats(min(x.clone())), [-7000.0, 3000.0]);

@@ -135,8 +135,12 @@ mod tests {
 
     #[test]
     fn an_observer_goes_on_from_what_was_saved() {
-        let quantization =
-            InputQuantization { bits: 8, symmetric: false, rule: ScaleRule::Paper, range: InputRange::Pending };
+        let quantization = InputQuantization {
+            bits: 8,
+            symmetric: false,
+            rule: ScaleRule::Paper,
+            range: InputRange::Pending,
+        };
         let kinds = [
             ObserverKind::MinMax,
             ObserverKind::MovingAverage { momentum: 0.9 },

@@ -2,7 +2,8 @@
 
 use super::histogram::Histogram;
 use super::{restored, saved};
-use briquette_core::{InputObserver, InputQuantization, ScaleRule};
+use briquette_core::{InputObserver, InputQuantization};
+use briquette_nn::token_quant;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
@@ -38,23 +39,11 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(q: &InputQuantization, low: f32, high: f32) -> Self {
-        let n = (1u32 << q.bits) as f32;
-        let positive = |s: f32| if s > 0.0 { s } else { 1.0 };
-        if q.symmetric {
-            let largest = low.abs().max(high.abs());
-            let (levels, bottom) = match q.rule {
-                ScaleRule::Paper => (n / 2.0 - 1.0, -(n / 2.0 - 1.0)),
-                ScaleRule::DeepSpeed => (n / 2.0, -n / 2.0),
-            };
-            return Self { scale: positive(largest / levels), zero: 0.0, low: bottom, high: n / 2.0 - 1.0 };
-        }
-        let (low, high, steps) = match q.rule {
-            ScaleRule::Paper => (low.min(0.0), high.max(0.0), n - 1.0),
-            ScaleRule::DeepSpeed => (low, high, n),
-        };
-        let scale = positive((high - low) / steps);
-        Self { scale, zero: (low / scale).round_ties_even(), low: 0.0, high: n - 1.0 }
+    fn new(q: &InputQuantization, min: f32, max: f32) -> Self {
+        let q = token_quant(q);
+        let (scale, zero) = q.scale_and_zero_point(min, max);
+        let (low, high) = q.code_limits();
+        Self { scale, zero, low, high }
     }
 
     fn value(&self, x: f32) -> f32 {
@@ -99,7 +88,7 @@ impl InputObserver for Mse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use briquette_core::InputRange;
+    use briquette_core::{InputRange, ScaleRule};
 
     #[test]
     fn clips_an_outlier_at_four_bits_and_keeps_the_range_of_uniform_values() {

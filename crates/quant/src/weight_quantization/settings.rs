@@ -27,8 +27,7 @@ impl WeightQuantization {
         let mixed = read_mixed(&mut f, out);
         let (estimator, said) = read_estimator(&mut f, out);
         // Without a width the rest cannot be judged; 8 allows most.
-        let scheme =
-            WeightScheme { bits: bits.unwrap_or(8), symmetric, granularity, rule, rounding, search };
+        let scheme = WeightScheme { bits: bits.unwrap_or(8), symmetric, granularity, rule, rounding, search };
         if bits.is_some() {
             check_few_bits(&f, &scheme, out);
             check_estimator(&f, &scheme, &estimator, said, out);

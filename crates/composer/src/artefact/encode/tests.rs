@@ -3,7 +3,7 @@
 use super::*;
 use crate::artefact::decode::packed;
 use briquette_checkpoint::{TensorFiles, write};
-use briquette_core::host_floats;
+use briquette_core::{ScaleRule, host_floats};
 use briquette_kernels::unpack;
 use burn::backend::Flex;
 use serde_json::Value;

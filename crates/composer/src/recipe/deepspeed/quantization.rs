@@ -3,35 +3,37 @@
 use super::groups::{self, Group};
 use crate::recipe::{Entry, Recipe};
 use briquette_core::fields::{Fields, FromJson};
-use briquette_core::{Diagnostics, Problem};
+use briquette_core::{Diagnostics, Problem, Selector};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Settings of a native method and where the DeepSpeed recipe states each of them.
 #[derive(Clone, Default)]
-struct Translated {
+pub(super) struct Translated {
     settings: Map<String, Value>,
     aliases: BTreeMap<String, String>,
 }
 
 impl Translated {
     /// Native `key` is `value`, stated at `place`.
-    fn put(&mut self, key: &str, value: Value, place: String) {
+    pub(super) fn put(&mut self, key: &str, value: Value, place: String) {
         self.settings.insert(key.into(), value);
         self.aliases.insert(key.into(), place);
     }
 
-    fn entry(mut self, method: &str, group: Group<'_>, faulty: bool) -> Entry {
+    /// The entry at `place` for the layers that the recipe names at `on`.
+    pub(super) fn entry(
+        mut self,
+        method: &str,
+        place: String,
+        on: String,
+        selector: Selector,
+        faulty: bool,
+    ) -> Entry {
         self.settings.insert("arithmetic".into(), json!("deepspeed"));
-        self.aliases.insert("on".into(), format!("{}.modules", group.place));
-        Entry {
-            place: group.place,
-            method: method.into(),
-            settings: Value::Object(self.settings),
-            selector: group.selector,
-            aliases: self.aliases,
-            faulty,
-        }
+        self.aliases.insert("on".into(), on);
+        let settings = Value::Object(self.settings);
+        Entry { place, method: method.into(), settings, selector, aliases: self.aliases, faulty }
     }
 }
 
@@ -74,7 +76,9 @@ fn technique(
         let fields = std::mem::replace(&mut group.params, empty_fields());
         fields.finish(out);
         if enabled {
-            recipe.entries.push(own.entry(name, group, shared_faulty || out.len() > before));
+            let Group { place, selector, .. } = group;
+            let on = format!("{place}.modules");
+            recipe.entries.push(own.entry(name, place, on, selector, shared_faulty || out.len() > before));
         }
     }
 }
@@ -100,8 +104,8 @@ fn weight_shared(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics)
     let roundings = [("nearest", "nearest"), ("stochastic", "stochastic")];
     let rounding = f.choice("rounding", &roundings, out).unwrap_or("nearest");
     to.put("rounding", json!(rounding), f.place_of("rounding"));
-    // Whether DeepSpeed quantizes in the forward pass or in the optimizer's step makes no difference
-    // without training and without a bit schedule; a bit schedule is refused below.
+    // DeepSpeed's two modes differ in where the quantized copy of a weight lives, and its forward mode does without
+    // schedules; here the view is quantized and schedules act in either.
     f.optional::<bool>("quantize_weight_in_forward", out);
     // Only says how much DeepSpeed prints; the plan lists every layer anyway.
     f.optional::<bool>("quantize_verbose", out);
@@ -109,48 +113,68 @@ fn weight_shared(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics)
         let what = "`quantizer_kernel` (DeepSpeed's own CUDA kernel)".into();
         out.add(f.place_of("quantizer_kernel"), Problem::NotAvailable { what });
     }
-    mixed(f, out);
+    if let Some(end) = f.optional::<usize>("schedule_offset_end", out) {
+        to.put("end", json!(end), f.place_of("schedule_offset_end"));
+    }
+    mixed(f, to, out);
 }
 
-/// `fp16_mixed_quantize`, a training schedule.
-fn mixed(f: &mut Fields<'_>, out: &mut Diagnostics) {
+/// `fp16_mixed_quantize` as native `mixed`.
+pub(super) fn mixed(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics) {
     let place = f.place_of("fp16_mixed_quantize");
     let Some(value) = f.raw("fp16_mixed_quantize") else { return };
-    let Some(mut f) = Fields::open(value, place, out) else { return };
+    let Some(mut f) = Fields::open(value, place.clone(), out) else { return };
     let enabled = f.optional("enabled", out).unwrap_or(false);
-    let place = f.place_of("quantize_change_ratio");
-    if let Some(ratio) = f.optional::<f64>("quantize_change_ratio", out)
-        && !(ratio > 0.0 && ratio <= 1.0)
-    {
-        out.add(place, Problem::Range { value: ratio.to_string(), expected: "over 0 and at most 1".into() });
+    let ratio = f.optional::<f64>("quantize_change_ratio", out).unwrap_or(0.001);
+    let good = ratio > 0.0 && ratio <= 1.0;
+    if !good {
+        let problem = Problem::Range { value: ratio.to_string(), expected: "over 0 and at most 1".into() };
+        out.add(f.place_of("quantize_change_ratio"), problem);
     }
-    if enabled {
-        let what = "fp16_mixed_quantize (quantization while training)".into();
-        out.add(f.place().to_string(), Problem::NotAvailable { what });
+    if enabled && good {
+        to.put("mixed", json!({ "change_ratio": ratio }), place);
     }
     f.finish(out);
 }
 
 fn weight_params(f: &mut Fields<'_>, to: &mut Translated, out: &mut Diagnostics) {
     let start = f.required::<u64>("start_bits", out);
-    let place = f.place_of("target_bits");
+    let target_place = f.place_of("target_bits");
     let target = f.required::<u64>("target_bits", out);
-    f.optional::<usize>("quantization_period", out);
+    let period = f.optional::<usize>("quantization_period", out);
     // Where none was given that is reported above, and the method need not miss it as well.
-    to.put("bits", json!(target.unwrap_or(8)), place);
+    to.put("bits", json!(target.unwrap_or(8)), target_place);
     let (Some(start), Some(target)) = (start, target) else { return };
+    if bits_fall(start, target, f.place_of("start_bits"), to, out) {
+        // DeepSpeed's default is a period of 1.
+        let period = period.or(if to.settings.contains_key("end") { None } else { Some(1) });
+        if let Some(period) = period {
+            to.put("period", json!(period), f.place_of("quantization_period"));
+        }
+    }
+}
+
+/// States `start_bits` where there are more of them than in the end. `false` where they do not fall, or cannot.
+pub(super) fn bits_fall(
+    start: u64,
+    target: u64,
+    place: String,
+    to: &mut Translated,
+    out: &mut Diagnostics,
+) -> bool {
     if start == 0 && target == 0 {
         // One mistake; the method reports it for `target_bits`.
     } else if !(1..=32).contains(&start) {
         let problem = Problem::Range { value: start.to_string(), expected: "a bit width of 1 to 32".into() };
-        out.add(f.place_of("start_bits"), problem);
+        out.add(place, problem);
     } else if start < target {
         let text = format!("{start} bits at the start are fewer than {target} at the end");
-        out.add(f.place_of("start_bits"), Problem::Conflict(text));
+        out.add(place, Problem::Conflict(text));
     } else if start > target && target > 0 {
-        let what = format!("a schedule from {start} to {target} bits (quantization while training)");
-        out.add(f.place_of("start_bits"), Problem::NotAvailable { what });
+        to.put("start_bits", json!(start), place);
+        return true;
     }
+    false
 }
 
 pub(super) fn activations(f: &mut Fields<'_>, recipe: &mut Recipe) {
