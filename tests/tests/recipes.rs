@@ -22,25 +22,29 @@ fn shared(path: &str) -> Option<PathBuf> {
 }
 
 fn recipes() -> Option<Vec<PathBuf>> {
-    let folder = shared("recipes")?;
+    Some(files(&shared("recipes")?))
+}
+
+/// The recipes in a folder, by name.
+fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path()).collect();
     files.retain(|f| f.extension().is_some_and(|e| e == "json"));
     files.sort();
-    Some(files)
+    files
 }
 
 fn name(file: &Path) -> String {
     file.file_stem().expect("a name").to_string_lossy().into_owned()
 }
 
-/// The model that a recipe's name speaks of.
-fn view(recipe: &str) -> Option<ModelView> {
-    let folder = match recipe.rsplit('_').next() {
+/// The model that a word of a recipe's name stands for.
+fn view(word: Option<&str>) -> Option<ModelView> {
+    let folder = match word {
         Some("bert") => "models/minilm-sst2",
         Some("gpt2") => "models/gpt2-wikitext2",
         Some("resnet20") => "models/resnet20-cifar10",
-        _ => panic!("{recipe} names no model"),
+        _ => panic!("{word:?} names no model"),
     };
     Some(ModelConfig::from_dir(shared(folder)?).expect("a model's folder").view())
 }
@@ -61,7 +65,7 @@ fn recipes_plan_or_say_what_is_not_available() {
     let Some(files) = recipes() else { return };
     for file in files {
         let name = name(&file);
-        let Some(view) = view(&name) else { continue };
+        let Some(view) = view(name.rsplit('_').next()) else { continue };
         let recipe = Recipe::from_file(&file).unwrap_or_else(|e| panic!("{e}"));
         let planned = Composer::<Cpu>::builtin().plan(&recipe, &view);
         if name.starts_with("layer_reduction_") {
@@ -95,12 +99,29 @@ fn recipes_plan_or_say_what_is_not_available() {
 fn the_same_recipe_gives_the_same_plan() {
     let Some(files) = recipes() else { return };
     for file in files.iter().filter(|f| name(f).starts_with("zeroquant_")) {
-        let Some(view) = view(&name(file)) else { continue };
+        let Some(view) = view(name(file).rsplit('_').next()) else { continue };
         let text = || {
             let recipe = Recipe::from_file(file).unwrap_or_else(|e| panic!("{e}"));
             let plan = Composer::<Cpu>::builtin().plan(&recipe, &view).unwrap_or_else(|e| panic!("{e}"));
             plan.to_json().to_string()
         };
         assert_eq!(text(), text());
+    }
+}
+
+#[test]
+fn the_recipes_of_this_repository_plan() {
+    for file in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes")) {
+        let name = name(&file);
+        let recipe = Recipe::from_file(&file).unwrap_or_else(|e| panic!("{e}"));
+        assert!(recipe.problems.is_empty(), "{name}: {}", recipe.problems);
+        let Some(view) = view(name.split('_').next()) else { continue };
+        let plan = Composer::<Cpu>::builtin().plan(&recipe, &view).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(!plan.steps().is_empty() || plan.layer_reduction().is_some(), "{name} does nothing");
+        assert_eq!(plan.layer_by_layer().is_some(), name.contains("_lkd_"), "{name}");
+        let planned = |bits: u64| plan.steps().iter().any(|s| s.details["bits"] == bits);
+        let widths = name.split('_').find_map(|part| part.strip_prefix('w')).unwrap_or_default();
+        let weights = widths.split(['a', 'g']).next().unwrap_or_default();
+        assert!(weights.chars().filter_map(|c| c.to_digit(10)).all(|bits| planned(bits.into())), "{name}");
     }
 }

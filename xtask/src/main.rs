@@ -5,25 +5,22 @@
 
 mod check;
 mod quality;
+mod trained;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str =
     "usage: cargo xtask check           layers, module docs, lengths, printing, unsafe, words, results
-       cargo xtask quality SUITE   compress real models, measure them, write docs/results/SUITE.json";
+       cargo xtask quality SUITE   compress real models, measure them, write docs/results/SUITE.json
+       cargo xtask trained SUITE   the same with training, over several seeds";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => report(),
-        ["quality", ..] => match quality::run(&arguments[1..]) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        },
+        ["quality", ..] => ended(quality::run(&arguments[1..])),
+        ["trained", ..] => ended(trained::run(&arguments[1..])),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS
@@ -31,6 +28,16 @@ fn main() -> ExitCode {
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -14,9 +14,15 @@ use burn::tensor::backend::AutodiffBackend;
 /// the same floats up to rounding, for any strides and any shape including empty ones. It need not
 /// be differentiable: differentiable backends keep the portable bodies.
 pub trait CompressOps: Backend {
+    /// Whether sums of 32-bit floats are carried out one after the other as written and rounded as IEEE 754 says, so
+    /// that `(x + large) - large` rounds `x`. Compilers of shaders may take it for `x`.
+    fn keeps_sums() -> bool {
+        false
+    }
+
     /// See [`crate::round_half_even`]. `x: [rows, columns]`.
     fn round_half_even(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        portable::round_half_even(x)
+        if Self::keeps_sums() { portable::round_by_adding(x) } else { portable::round_half_even(x) }
     }
 
     /// See [`crate::fake_quantize_rows`].

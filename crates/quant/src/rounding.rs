@@ -23,7 +23,7 @@ impl Rounding {
         match self {
             Rounding::Nearest => round_half_even(x),
             Rounding::Stochastic => {
-                let noise = dither(x.dims(), seed, &x.device());
+                let noise = dither(x.dims(), seed, &x.device()).cast(x.dtype());
                 round_half_even(x + noise)
             }
         }

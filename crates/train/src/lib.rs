@@ -3,6 +3,7 @@
 //! - [`Trainer`] runs a [`Session`](briquette_composer::Session) over [`TrainingData`], with or without a teacher,
 //!   and goes on where an interrupted run stopped.
 //! - [`Grouped`], [`LearningRate`] and [`clip_by_norm`] serve a loop of one's own just as well.
+//! - The feature `learner` adds a module that lets burn-train's `Learner` train a session.
 //!
 //! The same seed, data and settings give the same parameters on the CPU bit for bit, interrupted or not: what is
 //! random (order of examples, dropout) follows from the seed and the step's number alone.
@@ -12,6 +13,8 @@ mod clipping;
 mod data;
 mod error;
 mod layer_by_layer;
+#[cfg(feature = "learner")]
+pub mod learner;
 mod learning_rate;
 mod optimizer;
 mod sensitivity;

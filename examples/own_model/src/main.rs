@@ -53,7 +53,8 @@ impl<B: Backend> Net<B> {
 /// Evenly scattered points in the square -1 .. 1, `[BATCH, 2]`, and the arm each is on, `[BATCH]`.
 fn batch<B: Backend>(number: usize, device: &B::Device) -> (Tensor<B, 2>, Tensor<B, 1, Int>) {
     let place = |i: usize, stride: f64| (2.0 * (i as f64 * stride).fract() - 1.0) as f32;
-    let points = (number * BATCH..(number + 1) * BATCH).map(|i| [place(i, 0.754_877_67), place(i, 0.569_840_29)]);
+    let points =
+        (number * BATCH..(number + 1) * BATCH).map(|i| [place(i, 0.754_877_67), place(i, 0.569_840_29)]);
     let points: Vec<[f32; 2]> = points.collect();
     let turn = |[x, y]: &[f32; 2]| y.atan2(*x) / std::f32::consts::TAU + 0.8 * x.hypot(*y) + 1.0;
     let arms: Vec<i32> = points.iter().map(|p| (turn(p).fract() * ARMS as f32) as i32).collect();
@@ -70,7 +71,7 @@ fn accuracy<B: Backend>(model: &Net<B>) -> f64 {
 
 /// The learning rate of a step: straight down to zero.
 fn rate(step: usize) -> f64 {
-    0.01 * (1.0 - step as f64 / STEPS as f64)
+    0.02 * (1.0 - step as f64 / STEPS as f64)
 }
 
 fn float() -> Net<Training> {
@@ -80,7 +81,8 @@ fn float() -> Net<Training> {
     for step in 0..STEPS {
         let (points, arms) = batch::<Training>(step, &device);
         let loss = cross_entropy(model.forward(points), arms);
-        model = optimizer.step(rate(step), model.clone(), GradientsParams::from_grads(loss.backward(), &model));
+        model =
+            optimizer.step(rate(step), model.clone(), GradientsParams::from_grads(loss.backward(), &model));
     }
     model
 }

@@ -15,7 +15,10 @@ fn training_wins_back_what_four_bits_lose() {
     // One arm of three is right by chance.
     assert!(float > 0.9, "{float}");
     assert!(after > before, "{after} after training, {before} before, {float} without quantization");
-    assert!(float - after < 0.5 * (float - before), "{after} after training, {before} before, {float} in floats");
+    assert!(
+        float - after < 0.5 * (float - before),
+        "{after} after training, {before} before, {float} in floats"
+    );
 
     let names: Vec<&str> = trained.layers.iter().map(|l| l.site.name.as_str()).collect();
     assert_eq!(names, ["first", "second", "last"]);
@@ -33,6 +36,7 @@ fn training_wins_back_what_four_bits_lose() {
     }
 
     let again = quantized(&teacher).unwrap().model;
-    let same = |a: &Linear<Training>, b: &Linear<Training>| a.weight.val().into_data() == b.weight.val().into_data();
+    let same =
+        |a: &Linear<Training>, b: &Linear<Training>| a.weight.val().into_data() == b.weight.val().into_data();
     assert!(same(&trained.model.first, &again.first) && same(&trained.model.last, &again.last));
 }

@@ -79,17 +79,32 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
         optimizer: &mut O,
         lr: f64,
     ) {
-        let mut trained = self.trained.take().expect("taken out only within this call");
+        self.before_step(&gradients);
+        let trained = self.trained.take().expect("taken out only within this call");
+        self.trained = Some(optimizer.step(lr, trained, gradients));
+        self.after_step();
+    }
+
+    /// What [`apply`](Self::apply) does before the optimizer's step, for a loop that steps the parameters itself:
+    /// schedules advance, and methods see the gradients. Then come [`set_parts`](Self::set_parts) with the stepped
+    /// parameters and [`after_step`](Self::after_step).
+    pub fn before_step(&mut self, gradients: &GradientsParams) {
+        let mut trained = self.trained.take().expect("taken out only within `apply`");
         self.clock = self.clock.next();
         let mut after = AfterBackward {
             seen: HashSet::new(),
             state: &mut trained.state,
             chains: &self.chains,
-            gradients: &gradients,
+            gradients,
             clock: self.clock,
         };
         trained.model.visit(&mut after);
-        let mut trained = optimizer.step(lr, trained, gradients);
+        self.trained = Some(trained);
+    }
+
+    /// What [`apply`](Self::apply) does after the optimizer's step.
+    pub fn after_step(&mut self) {
+        let mut trained = self.trained.take().expect("taken out only within `apply`");
         for chain in self.chains.values() {
             let sensitivity = self.sensitivity(&chain.site.name);
             for link in &chain.links {
@@ -97,6 +112,11 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
             }
         }
         self.trained = Some(trained);
+    }
+
+    /// Puts the schedules where they are given, parameters as they are.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
     }
 
     /// The session with every schedule run out: training that begins with the model as it will be.

@@ -6,4 +6,4 @@ mod quantize;
 
 pub(crate) use fused::{attention, gelu, gelu_tanh, layer_norm};
 pub(crate) use packed::{embedding_packed, linear_packed, linear_quantized, unpack};
-pub(crate) use quantize::{fake_quantize_rows, quantize_rows, round_half_even};
+pub(crate) use quantize::{fake_quantize_rows, quantize_rows, round_by_adding, round_half_even};

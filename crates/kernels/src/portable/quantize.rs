@@ -2,6 +2,7 @@
 
 use crate::quantize::{QuantizedRows, TokenQuant};
 use burn::prelude::*;
+use burn::tensor::DType;
 
 pub(crate) fn round_half_even<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     // burn's `round` ties as the device likes. `floor` and these differences are exact: `up` is
@@ -9,9 +10,23 @@ pub(crate) fn round_half_even<B: Backend, const D: usize>(x: Tensor<B, D>) -> Te
     let floor = x.clone().floor();
     let above = x - floor.clone();
     let odd = floor.clone() - (floor.clone() * 0.5).floor() * 2.0;
-    let up = above.clone().greater_elem(0.5).float();
-    let tie = above.equal_elem(0.5).float();
+    // burn makes numbers of truths in the backend's default type, which need not be that of `x`.
+    let up = above.clone().greater_elem(0.5).float().cast(floor.dtype());
+    let tie = above.equal_elem(0.5).float().cast(floor.dtype());
     floor + up + tie * odd
+}
+
+/// The same for backends that carry out sums as they are written ([`keeps_sums`](crate::CompressOps::keeps_sums)): a
+/// number of 2^23 and more has no room for a fraction, and IEEE 754 rounds what is cut off half to even. All of it is
+/// elementwise, so that fusing backends make one kernel of it and its neighbours.
+pub(crate) fn round_by_adding<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    if x.dtype() != DType::F32 {
+        return round_half_even(x);
+    }
+    const WHOLE: f32 = (1u32 << 23) as f32;
+    let large = x.full_like(WHOLE).mask_fill(x.clone().lower_elem(0.0), -WHOLE);
+    let whole = x.clone().abs().greater_equal_elem(WHOLE);
+    ((x.clone() + large.clone()) - large).mask_where(whole, x)
 }
 
 /// Codes as floats, with the scale and the zero of each row.
@@ -45,7 +60,7 @@ fn symmetric<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
         Some((min, max)) => constant(&x, q.scale_and_zero_point(min, max).0),
         None => one_for_zero(reduce(x.clone().abs(), Tensor::max_dim) / q.divisor()),
     };
-    let codes = round_half_even(x / scale.clone()).clamp(low, high);
+    let codes = crate::round_half_even(x / scale.clone()).clamp(low, high);
     Rows { codes, scale, zero: None }
 }
 
@@ -63,11 +78,11 @@ fn asymmetric<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Rows<B> {
                 (min, max) = (min.clamp_max(0.0), max.clamp_min(0.0));
             }
             let scale = one_for_zero((max - min.clone()) / q.divisor());
-            (scale.clone(), round_half_even(min / scale))
+            (scale.clone(), crate::round_half_even(min / scale))
         }
     };
     let zero = zero_point * scale.clone();
-    let codes = round_half_even((x - zero.clone()) / scale.clone()).clamp(low, high);
+    let codes = crate::round_half_even((x - zero.clone()) / scale.clone()).clamp(low, high);
     Rows { codes, scale, zero: Some(zero) }
 }
 

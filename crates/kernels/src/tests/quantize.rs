@@ -26,7 +26,16 @@ fn ties_go_to_even() {
     let t = tensor(&x, [x.len()]);
     assert_eq!(floats(round_half_even(t.clone())), expected);
     assert_eq!(floats(portable::round_half_even(t.clone())), expected);
+    assert_eq!(floats(portable::round_by_adding(t.clone())), expected);
     assert_eq!(floats(round_half_even(t.reshape([1, 1, x.len()]))), expected);
+}
+
+#[test]
+fn adding_rounds_as_comparing_does() {
+    let x: Vec<f32> = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9E37_79B1)) % 9e6).collect();
+    let x: Vec<f32> = x.into_iter().filter(|v| v.is_finite()).collect();
+    let t = tensor(&x, [x.len()]);
+    assert_eq!(floats(portable::round_by_adding(t.clone())), floats(portable::round_half_even(t)));
 }
 
 #[test]

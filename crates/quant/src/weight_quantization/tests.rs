@@ -3,6 +3,7 @@
 use super::*;
 use briquette_core::{Clock, Diagnostics, Left, SessionState, Stage, host_floats};
 use burn::backend::{Autodiff, Flex};
+use burn::tensor::{DType, FloatDType};
 
 type A = Autodiff<Flex>;
 
@@ -153,6 +154,23 @@ fn all_kinds() -> Vec<Value> {
         json!({"bits": 6, "start_bits": 10, "period": 1}),
         json!({"bits": 6, "mixed": {"change_ratio": 0.5}}),
     ]
+}
+
+#[test]
+fn half_precision_is_quantized_in_full() {
+    for settings in all_kinds() {
+        let half = tensor::<A>(&weight()).cast(FloatDType::BF16).require_grad();
+        let whole = host_floats(half.clone());
+        let (stage, state) = attach::<A>(&settings, &whole, Clock::Finished);
+        let shown = stage.apply(&state, Clock::Finished, half.clone());
+        assert_eq!(shown.dtype(), DType::BF16, "{settings}");
+        let full = stage.apply(&state, Clock::Finished, tensor(&whole)).cast(FloatDType::BF16);
+        assert_eq!(host_floats(shown.clone()), host_floats(full), "{settings}");
+        let gradients = shown.sum().backward();
+        assert!(host_floats(half.grad(&gradients).expect("a gradient")).iter().all(|g| g.is_finite()));
+        let coded = stage.finish(&state, half);
+        assert_eq!(coded.weight.dtype(), DType::BF16);
+    }
 }
 
 #[test]

@@ -1,0 +1,330 @@
+//! `cargo xtask trained`: trains real models by recipes with several seeds, measures each reloaded artefact, and writes
+//! a result file with means and spreads.
+
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A model, its data and what is trained on them.
+struct Suite {
+    model: &'static str,
+    train: &'static str,
+    eval: &'static str,
+    rows: &'static [Row],
+}
+
+/// One recipe. The teacher is always the suite's model.
+struct Row {
+    name: &'static str,
+    /// `deepspeed/` ones lie in the data folder's `recipes/`.
+    recipe: &'static str,
+    /// The row whose artefact of the same seed is compressed further, instead of the suite's model.
+    from: Option<&'static str>,
+    /// Where the recipe does not say it.
+    epochs: Option<&'static str>,
+}
+
+const fn row(name: &'static str, recipe: &'static str) -> Row {
+    Row { name, recipe, from: None, epochs: None }
+}
+
+const fn deepspeed(name: &'static str, recipe: &'static str, epochs: &'static str) -> Row {
+    Row { name, recipe, from: None, epochs: Some(epochs) }
+}
+
+const SUITES: &[(&str, Suite)] = &[
+    (
+        "trained_bert",
+        Suite {
+            model: "minilm-sst2",
+            train: "sst2/train.tsv",
+            eval: "sst2/dev.tsv",
+            rows: &[
+                row("layers 6 -> 3", "bert_layers_3"),
+                row("W1A8", "bert_w1a8"),
+                row("W2A8", "bert_w2a8"),
+                deepspeed("W1A8, DeepSpeed's recipe", "deepspeed/xtc_w1a8_bert", "3"),
+                deepspeed("W2A8, DeepSpeed's recipe", "deepspeed/xtc_w2a8_bert", "3"),
+                deepspeed("MoQ 12 -> 8, DeepSpeed's recipe", "deepspeed/moq_12_to_8_bert", "1"),
+                Row { name: "3 layers, W1A8", recipe: "bert_w1a8", from: Some("layers 6 -> 3"), epochs: None },
+            ],
+        },
+    ),
+    (
+        "trained_gpt2",
+        Suite {
+            model: "gpt2-wikitext2",
+            train: "wikitext2/train.txt",
+            eval: "wikitext2/valid.txt",
+            rows: &[
+                row("layers 12 -> 10", "gpt2_layers_10"),
+                row("W4A8", "gpt2_w4a8"),
+                row("W2A8", "gpt2_w2a8"),
+                Row { name: "10 layers, W8A8", recipe: "gpt2_w8a8", from: Some("layers 12 -> 10"), epochs: None },
+            ],
+        },
+    ),
+];
+
+/// How to run.
+struct Options {
+    suite: String,
+    rows: Option<Vec<String>>,
+    seeds: Vec<u64>,
+    jobs: usize,
+    program: PathBuf,
+    shared: PathBuf,
+    recipes: PathBuf,
+    warm: Option<PathBuf>,
+    backend: String,
+    commit: String,
+    out: PathBuf,
+    scratch: PathBuf,
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    let options = Options::parse(arguments)?;
+    let (_, suite) = SUITES.iter().find(|(name, _)| *name == options.suite).ok_or_else(usage)?;
+    let wanted = |row: &&Row| options.rows.as_ref().is_none_or(|rows| rows.iter().any(|r| r == row.name));
+    let rows: Vec<&Row> = suite.rows.iter().filter(wanted).collect();
+    let mut done = HashMap::new();
+    for later in [false, true] {
+        let wave = rows.iter().filter(|r| r.from.is_some() == later);
+        let jobs: Vec<(&Row, u64)> = wave.flat_map(|r| options.seeds.iter().map(|s| (*r, *s))).collect();
+        done.extend(all(&options, suite, &jobs)?);
+        // Written as soon as there is something: a long run that is cut off keeps its first half.
+        write(&options, suite, &rows, &done, arguments)?;
+    }
+    Ok(())
+}
+
+type Done = HashMap<(&'static str, u64), Value>;
+
+/// Runs jobs side by side.
+fn all(options: &Options, suite: &Suite, jobs: &[(&Row, u64)]) -> Result<Done, String> {
+    let (next, done, failed) = (AtomicUsize::new(0), Mutex::new(Done::new()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for worker in 0..options.jobs {
+            let (next, done, failed) = (&next, &done, &failed);
+            scope.spawn(move || {
+                while let Some((row, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match one(options, suite, row, *seed, worker) {
+                        Ok(value) => {
+                            eprintln!("{}, seed {seed}: {}", row.name, value["after"]);
+                            done.lock().expect("no worker panics").insert((row.name, *seed), value);
+                        }
+                        Err(e) => failed.lock().expect("no worker panics").push(e),
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no worker panics");
+    failed.iter().for_each(|e| eprintln!("{e}"));
+    Ok(done.into_inner().expect("no worker panics"))
+}
+
+/// Trains once; what the report says of it.
+fn one(options: &Options, suite: &Suite, row: &Row, seed: u64, worker: usize) -> Result<Value, String> {
+    let folder = |row: &str| options.scratch.join(format!("{}-{seed}", row.replace(|c: char| !c.is_alphanumeric(), "_")));
+    let teacher = options.shared.join("models").join(suite.model);
+    let model = row.from.map_or(teacher.clone(), folder);
+    let (out, json) = (folder(row.name), folder(row.name).with_extension("json"));
+    let recipe = match row.recipe.strip_prefix("deepspeed/") {
+        Some(name) => options.shared.join("recipes").join(format!("{name}.json")),
+        None => options.recipes.join(format!("{}.json", row.recipe)),
+    };
+    let data = |name: &str| options.shared.join("data").join(name);
+    let mut command = Command::new(&options.program);
+    command.current_dir(desk(options, worker)?);
+    command.arg("compress").arg("--model").arg(model).arg("--recipe").arg(&recipe).arg("--out").arg(&out);
+    command.arg("--json").arg(&json).arg("--eval").arg(data(suite.eval)).args(["--backend", &options.backend]);
+    command.args(["--seed", &seed.to_string()]);
+    let text = std::fs::read_to_string(&recipe).map_err(|e| format!("{}: {e}", recipe.display()))?;
+    if row.epochs.is_some() || text.contains("\"epochs\"") || text.contains("\"layer_by_layer\"") {
+        command.arg("--train").arg(data(suite.train)).arg("--teacher").arg(&teacher);
+    }
+    if let Some(epochs) = row.epochs {
+        command.args(["--epochs", epochs]);
+    }
+    let done = command.output().map_err(|e| format!("{}: {e}", options.program.display()))?;
+    if !done.status.success() {
+        return Err(format!("{}, seed {seed}: {}", row.name, String::from_utf8_lossy(&done.stderr)));
+    }
+    let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
+    let report: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", json.display()))?;
+    let training = &report["training"];
+    Ok(json!({
+        "seed": seed,
+        "before": report["quality"]["before"], "after": report["quality"]["after"], "n": report["quality"]["n"],
+        "measured": training["measured"], "steps": training["steps"], "seconds": training["seconds"],
+        "settings": training["settings"], "distillation": training["distillation"],
+        "bytes_after": report["bytes_after"]["total"], "device": report["device"],
+    }))
+}
+
+/// A worker's own folder, so that compiled kernels of one are not overwritten by another.
+fn desk(options: &Options, worker: usize) -> Result<PathBuf, String> {
+    let desk = options.scratch.join(format!("worker-{worker}"));
+    if desk.is_dir() {
+        return Ok(desk);
+    }
+    let problem = |e: std::io::Error| format!("{}: {e}", desk.display());
+    std::fs::create_dir_all(&desk).map_err(problem)?;
+    if let Some(warm) = &options.warm {
+        let copied = Command::new("cp").arg("-r").arg(format!("{}/.", warm.display())).arg(&desk).status();
+        if !copied.map_err(problem)?.success() {
+            return Err(format!("{}: cannot be copied", warm.display()));
+        }
+    }
+    Ok(desk)
+}
+
+fn usage() -> String {
+    let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
+    format!(
+        "usage: cargo xtask trained SUITE [--rows NAME;NAME] [--seeds 0,1,2] [--jobs N] [--program BRIQUETTE] [--shared DIR]\n       \
+         [--recipes DIR] [--warm DIR] [--backend cpu|wgpu|cuda] [--commit ID] [--scratch DIR] [--out FILE.json]\nsuites: {}",
+        names.join(", ")
+    )
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, String> {
+        let (suite, rest) = arguments.split_first().ok_or_else(usage)?;
+        let mut given: HashMap<&str, &str> = HashMap::new();
+        for pair in rest.chunks(2) {
+            match pair {
+                [key, value] if key.starts_with("--") => given.insert(&key[2..], value),
+                _ => return Err(usage()),
+            };
+        }
+        let mut take = |key: &str, default: &str| given.remove(key).unwrap_or(default).to_string();
+        let root =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository's root");
+        let at = |path: &str| root.join(path).display().to_string();
+        let shared = std::env::var("BRIQUETTE_DATA").unwrap_or_else(|_| at("../shared"));
+        let scratch = std::env::temp_dir().join(format!("briquette-trained-{}", std::process::id()));
+        let some = |text: String| Some(text).filter(|t| !t.is_empty());
+        let options = Self {
+            rows: some(take("rows", "")).map(|rows| rows.split(';').map(String::from).collect()),
+            seeds: take("seeds", "0,1,2").split(',').map(|s| s.parse().map_err(|_| usage())).collect::<Result<_, _>>()?,
+            jobs: take("jobs", "1").parse().ok().filter(|n| *n > 0).ok_or_else(usage)?,
+            program: take("program", &at("target/release/briquette")).into(),
+            shared: take("shared", &shared).into(),
+            recipes: take("recipes", &at("recipes")).into(),
+            warm: some(take("warm", "")).map(PathBuf::from),
+            backend: take("backend", "cpu"),
+            commit: take("commit", "unknown"),
+            scratch: take("scratch", &scratch.display().to_string()).into(),
+            out: take("out", &at(&format!("docs/results/{suite}.json"))).into(),
+            suite: suite.clone(),
+        };
+        if given.is_empty() { Ok(options) } else { Err(usage()) }
+    }
+}
+
+fn write(
+    options: &Options,
+    suite: &Suite,
+    rows: &[&Row],
+    done: &Done,
+    arguments: &[String],
+) -> Result<(), String> {
+    let named = arguments.iter().map(|a| a.rsplit('/').next().unwrap_or(a));
+    let command = format!("cargo xtask trained {}", named.collect::<Vec<_>>().join(" "));
+    let rows: Vec<Value> = rows.iter().filter_map(|row| summary(row, options, done)).collect();
+    let device = rows.first().map_or(Value::Null, |r| r["runs"][0]["device"].clone());
+    let value = json!({
+        "command": command, "commit": options.commit, "seed": options.seeds, "device": device,
+        "backend": options.backend, "model": suite.model, "train": suite.train, "data": suite.eval, "rows": rows,
+    });
+    std::fs::write(&options.out, format!("{value:#}\n"))
+        .map_err(|e| format!("{}: {e}", options.out.display()))?;
+    let table = options.out.with_extension("md");
+    std::fs::write(&table, markdown(&options.suite, &value)).map_err(|e| format!("{}: {e}", table.display()))
+}
+
+fn summary(row: &Row, options: &Options, done: &Done) -> Option<Value> {
+    let runs: Vec<&Value> = options.seeds.iter().filter_map(|s| done.get(&(row.name, *s))).collect();
+    let values: Vec<f64> = runs.iter().filter_map(|r| r["after"].as_f64()).collect();
+    if values.is_empty() {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+    Some(json!({
+        "name": row.name, "recipe": row.recipe, "from": row.from, "mean": mean, "lowest": low, "highest": high,
+        "runs": runs,
+    }))
+}
+
+fn markdown(name: &str, value: &Value) -> String {
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_string();
+    let mut out = format!(
+        "# {name}\n\n{}, trained on {}, measured on {}, {}. Values of the reloaded artefact.\n\n",
+        text("model"),
+        text("train"),
+        text("data"),
+        text("device")
+    );
+    out.push_str("| row | recipe | mean | lowest | highest | seeds | steps | steps a second |\n|---|---|---:|---:|---:|---:|---:|---:|\n");
+    for row in value["rows"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+        let runs = row["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let first = runs.first().cloned().unwrap_or_default();
+        let steps = first["steps"].as_f64().unwrap_or(f64::NAN);
+        let rate = steps / first["seconds"].as_f64().unwrap_or(f64::NAN);
+        out.push_str(&format!(
+            "| {} | {} | {:.4} | {:.4} | {:.4} | {} | {steps} | {rate:.1} |\n",
+            row["name"].as_str().unwrap_or_default(),
+            row["recipe"].as_str().unwrap_or_default(),
+            number("mean"),
+            number("lowest"),
+            number("highest"),
+            runs.len(),
+        ));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_options_are_refused() {
+        let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+        assert!(Options::parse(&words("trained_bert --seeds 0,5 --jobs 2")).is_ok());
+        assert!(Options::parse(&words("trained_bert --seeds a")).is_err());
+        assert!(Options::parse(&words("trained_bert --speed fast")).is_err());
+        assert!(run(&words("no_such_suite")).is_err());
+    }
+
+    #[test]
+    fn every_row_has_its_recipe_and_the_row_it_begins_from() {
+        let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+        for (_, suite) in SUITES {
+            for row in suite.rows {
+                let own = !row.recipe.starts_with("deepspeed/");
+                assert!(!own || recipes.join(format!("{}.json", row.recipe)).is_file(), "{}", row.recipe);
+                assert!(row.from.is_none_or(|from| suite.rows.iter().any(|r| r.name == from)), "{}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_averaged_over_their_seeds() {
+        let options = Options::parse(&["trained_bert".into()]).expect("defaults");
+        let run = |value: f64| json!({"after": value, "steps": 10, "seconds": 5.0, "device": "d"});
+        let done = Done::from([(("a", 0), run(0.5)), (("a", 2), run(0.7))]);
+        let found = summary(&row("a", "r"), &options, &done).expect("two runs");
+        assert!((found["mean"].as_f64().expect("a number") - 0.6).abs() < 1e-12);
+        assert!(summary(&row("b", "r"), &options, &done).is_none());
+        let value = json!({"rows": [found]});
+        assert!(markdown("t", &value).contains("| a | r | 0.6000 | 0.5000 | 0.7000 | 2 | 10 | 2.0 |"));
+    }
+}
