@@ -49,7 +49,12 @@ const SUITES: &[(&str, Suite)] = &[
                 deepspeed("W1A8, DeepSpeed's recipe", "deepspeed/xtc_w1a8_bert", "3"),
                 deepspeed("W2A8, DeepSpeed's recipe", "deepspeed/xtc_w2a8_bert", "3"),
                 deepspeed("MoQ 12 -> 8, DeepSpeed's recipe", "deepspeed/moq_12_to_8_bert", "1"),
-                Row { name: "3 layers, W1A8", recipe: "bert_w1a8", from: Some("layers 6 -> 3"), epochs: None },
+                Row {
+                    name: "3 layers, W1A8",
+                    recipe: "bert_w1a8",
+                    from: Some("layers 6 -> 3"),
+                    epochs: None,
+                },
             ],
         },
     ),
@@ -63,7 +68,12 @@ const SUITES: &[(&str, Suite)] = &[
                 row("layers 12 -> 10", "gpt2_layers_10"),
                 row("W4A8", "gpt2_w4a8"),
                 row("W2A8", "gpt2_w2a8"),
-                Row { name: "10 layers, W8A8", recipe: "gpt2_w8a8", from: Some("layers 12 -> 10"), epochs: None },
+                Row {
+                    name: "10 layers, W8A8",
+                    recipe: "gpt2_w8a8",
+                    from: Some("layers 12 -> 10"),
+                    epochs: None,
+                },
             ],
         },
     ),
@@ -129,7 +139,9 @@ fn all(options: &Options, suite: &Suite, jobs: &[(&Row, u64)]) -> Result<Done, S
 
 /// Trains once; what the report says of it.
 fn one(options: &Options, suite: &Suite, row: &Row, seed: u64, worker: usize) -> Result<Value, String> {
-    let folder = |row: &str| options.scratch.join(format!("{}-{seed}", row.replace(|c: char| !c.is_alphanumeric(), "_")));
+    let folder = |row: &str| {
+        options.scratch.join(format!("{}-{seed}", row.replace(|c: char| !c.is_alphanumeric(), "_")))
+    };
     let teacher = options.shared.join("models").join(suite.model);
     let model = row.from.map_or(teacher.clone(), folder);
     let (out, json) = (folder(row.name), folder(row.name).with_extension("json"));
@@ -141,7 +153,12 @@ fn one(options: &Options, suite: &Suite, row: &Row, seed: u64, worker: usize) ->
     let mut command = Command::new(&options.program);
     command.current_dir(desk(options, worker)?);
     command.arg("compress").arg("--model").arg(model).arg("--recipe").arg(&recipe).arg("--out").arg(&out);
-    command.arg("--json").arg(&json).arg("--eval").arg(data(suite.eval)).args(["--backend", &options.backend]);
+    command
+        .arg("--json")
+        .arg(&json)
+        .arg("--eval")
+        .arg(data(suite.eval))
+        .args(["--backend", &options.backend]);
     command.args(["--seed", &seed.to_string()]);
     let text = std::fs::read_to_string(&recipe).map_err(|e| format!("{}: {e}", recipe.display()))?;
     if row.epochs.is_some() || text.contains("\"epochs\"") || text.contains("\"layer_by_layer\"") {
@@ -211,7 +228,10 @@ impl Options {
         let some = |text: String| Some(text).filter(|t| !t.is_empty());
         let options = Self {
             rows: some(take("rows", "")).map(|rows| rows.split(';').map(String::from).collect()),
-            seeds: take("seeds", "0,1,2").split(',').map(|s| s.parse().map_err(|_| usage())).collect::<Result<_, _>>()?,
+            seeds: take("seeds", "0,1,2")
+                .split(',')
+                .map(|s| s.parse().map_err(|_| usage()))
+                .collect::<Result<_, _>>()?,
             jobs: take("jobs", "1").parse().ok().filter(|n| *n > 0).ok_or_else(usage)?,
             program: take("program", &at("target/release/briquette")).into(),
             shared: take("shared", &shared).into(),
@@ -311,7 +331,11 @@ mod tests {
             for row in suite.rows {
                 let own = !row.recipe.starts_with("deepspeed/");
                 assert!(!own || recipes.join(format!("{}.json", row.recipe)).is_file(), "{}", row.recipe);
-                assert!(row.from.is_none_or(|from| suite.rows.iter().any(|r| r.name == from)), "{}", row.name);
+                assert!(
+                    row.from.is_none_or(|from| suite.rows.iter().any(|r| r.name == from)),
+                    "{}",
+                    row.name
+                );
             }
         }
     }

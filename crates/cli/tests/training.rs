@@ -58,7 +58,8 @@ fn resumes_to_the_same_bytes(more: &[&str]) {
     killed(&place, "parts", more, 50);
 
     // The checkpoint belongs to this run and no other.
-    let resume = |extra: &[&str]| place.compress("parts", &[more, &["--resume"], extra].concat()).output().unwrap();
+    let resume =
+        |extra: &[&str]| place.compress("parts", &[more, &["--resume"], extra].concat()).output().unwrap();
     let text = said(&resume(&["--seed", "1"]), 2);
     assert!(text.contains("is of a run with another model, recipe, data or settings"), "{text}");
     let text = said(&resume(&["--lr", "0.5"]), 2);

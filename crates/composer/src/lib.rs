@@ -18,8 +18,11 @@ mod session;
 pub use briquette_layer_reduce::{Kept, ReducedLayers};
 pub use deepspeed_api::{InitError, init_compression, redundancy_clean};
 pub use plan::{Composer, Plan};
-pub use recipe::{BlockInput, Decay, Keep, LayerByLayerSettings, OptimizerKind, Recipe, RecipeError, TrainingSettings};
+pub use recipe::{
+    BlockInput, Decay, Keep, LayerByLayerSettings, OptimizerKind, Recipe, RecipeError, TrainingSettings,
+};
 pub use registry::{NameTaken, Registry};
 pub use session::{
-    CalibrationError, FinishError, Finished, FinishedLayer, Position, ResumeError, Session, Trainable, Trained,
+    CalibrationError, FinishError, Finished, FinishedLayer, Position, ResumeError, Session, Trainable,
+    Trained,
 };

@@ -137,6 +137,20 @@ fn static_ranges_follow_the_data_while_training() {
     assert_eq!(finished.inputs.keys().collect::<Vec<_>>(), ["fc1", "fc2"]);
 }
 
+#[test]
+fn measuring_does_not_move_static_ranges() {
+    let model = Net::<A>::new();
+    let recipe = json!({"steps": [{"activation_quantization":
+        {"on": ["fc1", "fc2"], "range": "static", "observer": "moving_average"}}]});
+    let mut session = plan(&model, &recipe).attach_training(&model, 0);
+    step(&mut session, &mut adam(), 1e-3);
+    let before = session.position();
+    session.valid().forward(ids().narrow(0, 0, 1));
+    assert_eq!(session.position(), before);
+    session.view().forward(ids().narrow(0, 0, 1));
+    assert_ne!(session.position(), before);
+}
+
 fn stochastic() -> Value {
     json!({"steps": [{"weight_quantization": {"on": ["*"], "bits": 4, "rounding": "stochastic"}}]})
 }
@@ -188,4 +202,18 @@ fn running_statistics_of_the_users_model_stay_as_they_were() {
     let view = session.view();
     let _ = view.forward(images());
     assert_eq!(floats(model.norm.running_mean.value_sync()), before);
+}
+
+#[test]
+fn a_session_is_not_resumed_from_that_of_another_recipe() {
+    let model = Net::<A>::new();
+    let learned = |on: &[&str]| {
+        let recipe = json!({"steps": [{"weight_quantization": {"on": on, "bits": 4, "scale": "learned"}}]});
+        plan(&model, &recipe).attach_training(&model, 0)
+    };
+    let (mut session, other) = (learned(&["fc1"]), learned(&["fc1", "fc2"]));
+    let before = parameters::<A, _>(session.parts());
+    let error = session.resume(other.parts().clone().into_record(), &other.position()).unwrap_err();
+    assert!(error.to_string().contains("another number of tensors"), "{error}");
+    assert_eq!(parameters::<A, _>(session.parts()), before);
 }

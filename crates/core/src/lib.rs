@@ -27,7 +27,8 @@ pub use block_list::BlockList;
 pub use diagnostics::{Diagnostic, Diagnostics, Problem, nearest};
 pub use input::{InputObserver, InputQuantization, InputRange, ScaleRule};
 pub use method::{
-    Attached, CodeKind, CodedWeight, Compensation, CompressionMethod, Left, LowRank, Outcome, Stage, StageKind,
+    Attached, CodeKind, CodedWeight, Compensation, CompressionMethod, Left, LowRank, Outcome, Stage,
+    StageKind,
 };
 pub use model_view::{LayerKind, ModelView, NameTable, Parameter, Site, materialize};
 pub use plan::{PlanBuilder, Step};

@@ -81,7 +81,9 @@ impl Examples {
             Task::LanguageModel { vocabulary, window } => {
                 Kind::Windows { ids: tokens(count * window + 1, *vocabulary), window: *window }
             }
-            Task::Vision { .. } => return Err(ModelError::Batch("random tokens for a model of images".into())),
+            Task::Vision { .. } => {
+                return Err(ModelError::Batch("random tokens for a model of images".into()));
+            }
         };
         Ok(kind.into())
     }

@@ -82,7 +82,11 @@ impl Checkpoints {
         let text = fs::read(&file).map_err(|e| problem(&file, &e))?;
         let saved: Saved = serde_json::from_slice(&text)
             .map_err(|e| TrainError::Checkpoint { path: file, reason: e.to_string() })?;
-        if saved.fingerprint == self.fingerprint { Ok((path, saved)) } else { Err(TrainError::OtherRun { path }) }
+        if saved.fingerprint == self.fingerprint {
+            Ok((path, saved))
+        } else {
+            Err(TrainError::OtherRun { path })
+        }
     }
 
     /// Removes all checkpoints, when the run is done.
@@ -139,9 +143,7 @@ pub(crate) fn tensors<B: Backend, R: Record<B>>(
     device: &B::Device,
 ) -> Result<R, TrainError> {
     let path = checkpoint.join(file);
-    recorder()
-        .load(path.clone(), device)
-        .map_err(|e| TrainError::Checkpoint { path, reason: e.to_string() })
+    recorder().load(path.clone(), device).map_err(|e| TrainError::Checkpoint { path, reason: e.to_string() })
 }
 
 fn recorder() -> BinFileRecorder<FullPrecisionSettings> {

@@ -12,5 +12,9 @@ pub trait TrainingData {
     fn epoch(&self, batch: usize, seed: u64) -> Vec<Vec<usize>>;
 
     /// Some examples and the right class of every row of the output, `[rows]`.
-    fn batch<B: Backend>(&self, examples: &[usize], device: &B::Device) -> (Self::Input<B>, Tensor<B, 1, Int>);
+    fn batch<B: Backend>(
+        &self,
+        examples: &[usize],
+        device: &B::Device,
+    ) -> (Self::Input<B>, Tensor<B, 1, Int>);
 }

@@ -131,9 +131,10 @@ where
     /// Mean squared difference from the targets.
     fn difference(&self, entering: &[State<B>], targets: &[Hidden<B>]) -> Result<f64, TrainError> {
         let view = self.session.view_within(&path(self.session, self.index)).valid();
-        let each = entering.iter().zip(targets).map(|(state, target)| {
-            (view.block(self.index, state) - target.clone()).square().mean()
-        });
+        let each = entering
+            .iter()
+            .zip(targets)
+            .map(|(state, target)| (view.block(self.index, state) - target.clone()).square().mean());
         let sum = each.reduce(|sum, own| sum + own).expect("there is at least one batch");
         let loss = host_floats(sum)[0] / entering.len() as f32;
         if loss.is_finite() {

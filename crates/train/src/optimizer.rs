@@ -170,7 +170,12 @@ impl<B: AutodiffBackend, M: Trainable<B>> Optimizer<Trained<B, M>, B> for Groupe
         Trained { model, state }
     }
 
-    fn step_multi(&mut self, lr: f64, trained: Trained<B, M>, gradients: MultiGradientsParams) -> Trained<B, M> {
+    fn step_multi(
+        &mut self,
+        lr: f64,
+        trained: Trained<B, M>,
+        gradients: MultiGradientsParams,
+    ) -> Trained<B, M> {
         gradients.grads.into_iter().fold(trained, |trained, (gradients, _)| self.step(lr, trained, gradients))
     }
 

@@ -29,7 +29,13 @@ impl<B: AutodiffBackend, T: Tapped<B::InnerBackend>> Guide<B, T> {
 
     /// A teacher, on the backend without gradients, as `distillation` says. `rule` is how projections are trained and
     /// `seed` what they start from.
-    pub fn teacher(teacher: T, distillation: Distillation, rule: Rule, seed: u64, device: &B::Device) -> Self {
+    pub fn teacher(
+        teacher: T,
+        distillation: Distillation,
+        rule: Rule,
+        seed: u64,
+        device: &B::Device,
+    ) -> Self {
         let projections = distillation.projections(seed, device);
         Self::new(Some(teacher), distillation, projections, rule)
     }

@@ -248,7 +248,13 @@ where
         }
     }
 
-    fn look(&self, done: usize, loss: Tensor<B, 1>, lr: f64, watch: &mut dyn Watch) -> Result<(), TrainError> {
+    fn look(
+        &self,
+        done: usize,
+        loss: Tensor<B, 1>,
+        lr: f64,
+        watch: &mut dyn Watch,
+    ) -> Result<(), TrainError> {
         let loss = host_floats(loss)[0];
         let total = self.rate.total;
         if !loss.is_finite() {
@@ -264,7 +270,8 @@ where
         let measured = Measured { epoch, value };
         self.measured.push(measured);
         watch.measured(measured);
-        let better = self.best.as_ref().is_none_or(|(best, _)| if *higher { value > *best } else { value < *best });
+        let better =
+            self.best.as_ref().is_none_or(|(best, _)| if *higher { value > *best } else { value < *best });
         if self.settings.keep == Keep::Best && better {
             self.best = Some((value, self.session.copy_parts()));
         }

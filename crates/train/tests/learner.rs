@@ -15,14 +15,15 @@ use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
 use burn::module::AutodiffModule;
 use burn::nn::DropoutConfig;
-use burn::optim::{AdamWConfig, Optimizer};
+use burn::optim::{AdamWConfig, GradientsAccumulator, MultiGradientsParams, Optimizer};
 use burn::prelude::*;
 use burn::record::{BinFileRecorder, FullPrecisionSettings};
+use burn::tensor::backend::Device;
 use burn_train::metric::store::{Aggregate, Direction, Split};
 use burn_train::metric::{AccuracyMetric, LossMetric};
 use burn_train::{
     ClassificationOutput, Learner, LearningComponentsMarker, MetricEarlyStoppingStrategy, StoppingCondition,
-    SupervisedTraining,
+    SupervisedTraining, TrainStep,
 };
 use common::*;
 use serde_json::json;
@@ -112,7 +113,7 @@ fn launch<O: Optimizer<Wrapped, A> + 'static>(
     set(training).launch(learner).model
 }
 
-fn adamw<M: AutodiffModule<A>>() -> impl Optimizer<M, A> + 'static {
+fn adamw<M: AutodiffModule<A> + 'static>() -> impl Optimizer<M, A> + 'static {
     AdamWConfig::new().init::<A, M>()
 }
 
@@ -147,14 +148,17 @@ fn the_learner_takes_the_steps_of_a_loop_by_hand() {
     assert_eq!(seen, parameters::<Flex, _>(&plain.finish().unwrap().model.valid()));
 
     let finished = session.finish().unwrap();
-    let bits: Vec<_> = finished.layers.iter().map(|l| (l.site.name.as_str(), l.coded().unwrap().bits)).collect();
+    let bits: Vec<_> =
+        finished.layers.iter().map(|l| (l.site.name.as_str(), l.coded().unwrap().bits)).collect();
     assert_eq!(bits, [("blocks.0", 4), ("blocks.1", 4), ("head", 4)]);
     assert_eq!(parameters::<Flex, _>(&finished.model.valid()), seen);
 
     for file in ["model-2.bin", "optim-2.bin", "scheduler-2.bin"] {
         assert!(folder.path().join("checkpoint").join(file).is_file(), "{file}");
     }
-    for (split, metric) in [("train", "Loss"), ("train", "Accuracy"), ("valid", "Loss"), ("valid", "Accuracy")] {
+    for (split, metric) in
+        [("train", "Loss"), ("train", "Accuracy"), ("valid", "Loss"), ("valid", "Accuracy")]
+    {
         let log = folder.path().join(format!("{split}/epoch-2/{metric}.log"));
         assert!(std::fs::read_to_string(&log).unwrap().lines().count() == EPOCH, "{}", log.display());
     }
@@ -208,4 +212,47 @@ fn it_shows_the_model_it_trains() {
     let model = SessionModel::new(session(), Classes);
     let text = model.to_string();
     assert!(text.contains("SessionModel") && text.contains("head"), "{text}");
+}
+
+#[test]
+fn gradients_of_several_devices_are_added_up() {
+    let device = Default::default();
+    // Ranges follow each batch: both ways begin anew.
+    let begin = || {
+        let model = SessionModel::new(session(), Classes);
+        let half = |n| model.step(Collate.batch((n * BATCH..(n + 1) * BATCH).collect(), &device)).grads;
+        let gradients = [half(0), half(1)];
+        (model, gradients)
+    };
+    let (model, gradients) = begin();
+    let mut sum = GradientsAccumulator::<Wrapped>::new();
+    gradients.into_iter().for_each(|g| sum.accumulate(&model, g));
+    let single = model.clone().optimize::<A, _>(&mut adamw(), LR, sum.grads());
+    // Copies have schedules of their own.
+    assert_eq!([model.clock(), single.clock()], [Clock::Step(0), Clock::Step(1)]);
+
+    let (several, gradients) = begin();
+    let gradients = MultiGradientsParams { grads: gradients.map(|g| (g, device.to_id())).into() };
+    let several = several.optimize_multi::<A, _>(&mut adamw(), LR, gradients);
+    assert_eq!(parameters::<A, _>(&several), parameters::<A, _>(&single));
+    assert_ne!(parameters::<A, _>(&several), parameters::<A, _>(&model));
+    assert_eq!(several.clock(), Clock::Step(1));
+}
+
+#[test]
+fn schedules_at_their_end_stay_there_in_a_checkpoint() {
+    let model = SessionModel::new(session().with_schedules_finished(), Classes);
+    let record = model.clone().into_record();
+    let loaded = SessionModel::new(session().with_schedules_finished(), Classes).load_record(record);
+    assert_eq!(loaded.clock(), Clock::Finished);
+    assert_eq!(parameters::<A, _>(&loaded), parameters::<A, _>(&model));
+}
+
+#[test]
+#[should_panic(expected = "the checkpoint does not fit")]
+fn a_checkpoint_of_another_recipe_is_refused() {
+    let model = Toy::<A>::new(12);
+    let other = plan(&model, &json!({"steps": [{"weight_quantization": {"on": ["head"], "bits": 8}}]}));
+    let other = SessionModel::new(other.attach_training(&model, 1), Classes);
+    SessionModel::new(session(), Classes).load_record(other.into_record());
 }

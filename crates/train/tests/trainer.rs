@@ -113,7 +113,11 @@ fn a_killed_run_goes_on_to_the_same_bits() {
         // Killed at the end of epoch 3, step 18; checkpoints are 5 steps apart and older ones are gone.
         assert_eq!(left, ["step-15"]);
         let resumed = run(settings(), &at, true, 99, teach);
-        assert_eq!(parameters(resumed.session.parts()), parameters(whole.session.parts()), "teacher: {teach}");
+        assert_eq!(
+            parameters(resumed.session.parts()),
+            parameters(whole.session.parts()),
+            "teacher: {teach}"
+        );
         assert_eq!(resumed.session.position(), whole.session.position());
         assert_eq!(resumed.measured, whole.measured);
     }

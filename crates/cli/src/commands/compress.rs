@@ -4,10 +4,10 @@ use crate::args::{CompressArgs, DEFAULT_BATCH};
 use crate::backend::{On, Work};
 use crate::commands::bench::{median, time};
 use crate::commands::{layer_by_layer, plan, training};
-use crate::reduction;
 use crate::error::{CliError, write_file};
 use crate::model::{Opened, short_name};
 use crate::progress::Progress;
+use crate::reduction;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Source, Staged, sha256_hex, stage};
 use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, Training, methods};
@@ -51,7 +51,17 @@ impl Work for Compress<'_> {
         let read = |file: &PathBuf| opened.examples(file, on);
         let calib = args.calib.as_ref().map(read).transpose()?;
         let eval = args.eval.as_ref().map(read).transpose()?;
-        let job = Job { args, opened: &opened, plan, calib, eval, on, training: None, chosen: false, seconds: BTreeMap::new() };
+        let job = Job {
+            args,
+            opened: &opened,
+            plan,
+            calib,
+            eval,
+            on,
+            training: None,
+            chosen: false,
+            seconds: BTreeMap::new(),
+        };
         match (&args.train, job.plan.layer_by_layer()) {
             (_, Some(settings)) => layer_by_layer::run(settings.clone(), job),
             (Some(file), None) => training::run(job, file),

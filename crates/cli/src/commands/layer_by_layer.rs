@@ -21,10 +21,12 @@ use std::time::Instant;
 /// on random tokens; then writes and reports as without.
 pub(super) fn run<B: Backend>(settings: LayerByLayerSettings, job: Job<'_, B>) -> Result<(), CliError> {
     let args = job.args;
-    for (flag, there) in [("--epochs", args.epochs.is_some()), ("--lr", args.lr.is_some()), ("--resume", args.resume)]
+    for (flag, there) in
+        [("--epochs", args.epochs.is_some()), ("--lr", args.lr.is_some()), ("--resume", args.resume)]
     {
         if there {
-            let text = format!("{flag}: has no effect with a recipe's `layer_by_layer`, which says it itself");
+            let text =
+                format!("{flag}: has no effect with a recipe's `layer_by_layer`, which says it itself");
             return Err(CliError::Usage(text));
         }
     }
@@ -45,7 +47,8 @@ pub(super) fn run<B: Backend>(settings: LayerByLayerSettings, job: Job<'_, B>) -
     let folder = &job.opened.folder;
     let done = config.run_blocks(Learn { job, plan, teacher, settings, examples });
     done.unwrap_or_else(|_| {
-        let text = format!("{}: layer_by_layer needs a stack of blocks, which this model has not", folder.display());
+        let text =
+            format!("{}: layer_by_layer needs a stack of blocks, which this model has not", folder.display());
         Err(CliError::Usage(text))
     })
 }
@@ -63,7 +66,9 @@ impl<B: Backend> BlocksJob<Autodiff<B>> for Learn<'_, B> {
 
     fn run<M>(mut self, config: &M::Config) -> Self::Output
     where
-        M: Pretrained<Autodiff<B>> + Blocks<Autodiff<B>, Input = Inputs<Autodiff<B>>> + AutodiffModule<Autodiff<B>>,
+        M: Pretrained<Autodiff<B>>
+            + Blocks<Autodiff<B>, Input = Inputs<Autodiff<B>>>
+            + AutodiffModule<Autodiff<B>>,
         M::InnerModule: Pretrained<B, Config = M::Config> + Blocks<B, Input = Inputs<B>>,
     {
         let on = self.job.on.differentiable();
@@ -72,7 +77,8 @@ impl<B: Backend> BlocksJob<Autodiff<B>> for Learn<'_, B> {
         let before: M::InnerModule = self.job.opened.load(config, self.job.on)?;
         let teacher: Option<M::InnerModule> =
             self.teacher.as_ref().map(|t| t.load_as(self.job.on)).transpose()?;
-        let mut session = self.plan.attach_training(&student.without_dropout(), seed).with_schedules_finished();
+        let mut session =
+            self.plan.attach_training(&student.without_dropout(), seed).with_schedules_finished();
         if let (true, Some(examples)) = (session.needs_calibration(), &self.job.calib) {
             session.calibrate(|model| {
                 for part in examples.by_length(self.job.batch()) {
@@ -99,9 +105,9 @@ impl<B: Backend> Learn<'_, B> {
     fn record(&self, blocks: &[BlockReport], seconds: f64) -> Training {
         let args = self.job.args;
         let own = short_name(&args.model);
-        let each = blocks.iter().map(|b| {
-            json!({"block": b.block, "before": b.before, "after": b.after, "seconds": b.seconds})
-        });
+        let each = blocks
+            .iter()
+            .map(|b| json!({"block": b.block, "before": b.before, "after": b.after, "seconds": b.seconds}));
         Training {
             data: args.train.as_deref().map_or("random tokens".into(), file_name),
             teacher: Some(args.teacher.as_deref().map_or(own, short_name)),

@@ -92,7 +92,8 @@ impl<B: Backend> TrainingJob<Autodiff<B>> for Train<'_, B> {
     {
         let on = self.job.on.differentiable();
         let student: M = self.job.timed("load", |job| job.opened.load(config, &on))?;
-        let teacher = self.teacher.as_ref().map(|t| t.load_as::<B, M::InnerModule>(self.job.on)).transpose()?;
+        let teacher =
+            self.teacher.as_ref().map(|t| t.load_as::<B, M::InnerModule>(self.job.on)).transpose()?;
         if let Some(count) = reduction::open_choice(&self.plan) {
             let (calib, batch) = (self.job.calib.as_ref().unwrap_or(&self.examples), self.job.batch());
             let judged = teacher.clone().unwrap_or_else(|| student.valid());

@@ -1,8 +1,8 @@
 //! `layer_by_layer`: layer-by-layer distillation.
 
 use super::training::{count, number};
-use briquette_core::fields::Fields;
 use briquette_core::Diagnostics;
+use briquette_core::fields::Fields;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -122,7 +122,8 @@ impl TrainingSettings {
             keep: f.choice("keep", &keeps, out),
             checkpoint_every: count(&mut f, "checkpoint_every", out),
         };
-        let (adamw, sgd) = (read.optimizer == Some(OptimizerKind::Adamw), read.optimizer == Some(OptimizerKind::Sgd));
+        let (adamw, sgd) =
+            (read.optimizer == Some(OptimizerKind::Adamw), read.optimizer == Some(OptimizerKind::Sgd));
         let mut only = |there: bool, key: &str, with: &str| {
             if there {
                 let text = format!("`{key}` has an effect with the optimizer `{with}` only");

@@ -16,8 +16,8 @@ pub use train::{Trainable, Trained};
 
 use crate::plan::Plan;
 use briquette_core::{
-    Attached, Clock, Compensation, InputObserver, InputQuantization, LayerKind, Schedule, SessionState, Site, Stage,
-    StateBuilder, Step, materialize, stop, to_canonical,
+    Attached, Clock, Compensation, InputObserver, InputQuantization, LayerKind, Schedule, SessionState, Site,
+    Stage, StateBuilder, Step, materialize, stop, to_canonical,
 };
 use briquette_nn::{Compressible, LayerMut, LayerPath, visit_layers};
 use burn::module::{ModuleVisitor, Param, ParamId};

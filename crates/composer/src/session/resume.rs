@@ -63,11 +63,17 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
         record: <Trained<B, M> as Module<B>>::Record,
         position: &Position,
     ) -> Result<(), ResumeError> {
+        let own = self.parts().state.clone().into_record();
+        let lengths = [(&own.learned, &record.state.learned), (&own.buffers, &record.state.buffers)];
+        if lengths.iter().any(|(own, saved)| own.len() != saved.len()) {
+            return Err(ResumeError::State("it holds another number of tensors".into()));
+        }
         let mut trained = self.copy_parts().load_record(record);
         let (before, after) = (identities(self.parts()), identities(&trained));
         same_shapes(&before, &after)?;
         if !trained.state.restore_counters(&position.counters) {
-            let text = format!("{} counters, not {}", position.counters.len(), self.parts().state.counters().len());
+            let text =
+                format!("{} counters, not {}", position.counters.len(), self.parts().state.counters().len());
             return Err(ResumeError::State(text));
         }
         self.restore_observers(position)?;

@@ -143,9 +143,10 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
         self.sensitivities.iter().find(|(block, _)| layer.starts_with(block.as_str())).map(|(_, s)| *s)
     }
 
-    /// The model as compressed so far, off the graph: for measuring it between steps.
+    /// The model as compressed so far, off the graph: for measuring it between steps. Input ranges that follow the
+    /// training data do not follow those that it is measured on.
     pub fn valid(&self) -> M::InnerModule {
-        self.view().valid()
+        self.view_that(false, "").valid()
     }
 
     /// Replaces the session's parameters, schedules as they are: for going back to the best ones.

@@ -19,6 +19,11 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     /// [`view`](Self::view) in which only the weights of the layers at or below the field path `path` are transformed:
     /// for computing with a part of a model.
     pub fn view_within(&self, path: &str) -> M {
+        self.view_that(true, path)
+    }
+
+    /// [`view_within`](Self::view_within) whose layers observe their inputs, where that is planned, or do not.
+    pub(super) fn view_that(&self, observes: bool, path: &str) -> M {
         let parts = self.parts();
         let mut transform = Transform {
             clock: self.clock,
@@ -33,7 +38,7 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
                 return Setting { quantize: None, observe: false };
             }
             // While training, a range that follows the data keeps being observed.
-            let observe = self.clock != Clock::Finished && input.observer.is_some();
+            let observe = observes && self.clock != Clock::Finished && input.observer.is_some();
             Setting { quantize: Some(input.range_now()), observe }
         });
         view

@@ -62,11 +62,10 @@ fn packed_products_equal_the_cpu() {
 /// wrongly by fused kernels.
 #[test]
 fn embeddings_of_packed_tables_equal_the_cpu() {
-    let picks: [(&[i32], [usize; 2]); 3] =
-        [(&[3, 19, 0, 7, 7, 1], [2, 3]), (&[19], [1, 1]), (&[5, 4, 3, 2, 1, 0, 19, 18], [8, 1])];
-    let kinds = [(8, Code::Symmetric), (4, Code::Asymmetric), (3, Code::Symmetric), (1, Code::Binary)];
+    let picks: [(&[i32], [usize; 2]); 2] = [(&[3, 19, 0, 7, 7, 1], [2, 3]), (&[19], [1, 1])];
+    let kinds = [(8, Code::Symmetric), (4, Code::Asymmetric), (3, Code::Symmetric)];
     for (bits, code) in kinds {
-        for (columns, group) in [(96, 96), (96, 32), (64, 64), (33, 11), (4, 2), (4, 1), (4, 4)] {
+        for (columns, group) in [(96, 96), (96, 32), (33, 11), (4, 2), (4, 4)] {
             let (cpu, _) = weight_on::<Flex>(20, columns, bits, code, group);
             let (gpu, _) = weight_on::<Wgpu>(20, columns, bits, code, group);
             for (ids, shape) in picks {

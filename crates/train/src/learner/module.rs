@@ -4,9 +4,9 @@ use super::record::{SessionRecord, restore, save};
 use super::{Objective, SessionModel, SessionView};
 use briquette_composer::Trainable;
 use burn::module::{
-    AutodiffModule, Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+    AutodiffModule, Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
+    ModuleVisitor,
 };
-use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 use std::fmt;
 
@@ -57,7 +57,9 @@ impl<B: AutodiffBackend, M: Trainable<B>, O: Objective<B, M>> AutodiffModule<B> 
     }
 }
 
-impl<B: AutodiffBackend, M: Trainable<B>, O: Objective<B, M>> Module<B::InnerBackend> for SessionView<B, M, O> {
+impl<B: AutodiffBackend, M: Trainable<B>, O: Objective<B, M>> Module<B::InnerBackend>
+    for SessionView<B, M, O>
+{
     type Record = <M::InnerModule as Module<B::InnerBackend>>::Record;
 
     fn collect_devices(&self, devices: Devices<B::InnerBackend>) -> Devices<B::InnerBackend> {

@@ -26,7 +26,9 @@ pub(super) fn restore<B: AutodiffBackend, M: Trainable<B>>(
     let finished = session.clock() == Clock::Finished;
     let position: Position = serde_json::from_str(&position)
         .unwrap_or_else(|problem| panic!("the checkpoint holds no position of a session: {problem}"));
-    session.resume(tensors, &position).unwrap_or_else(|problem| panic!("the checkpoint does not fit: {problem}"));
+    session
+        .resume(tensors, &position)
+        .unwrap_or_else(|problem| panic!("the checkpoint does not fit: {problem}"));
     // A position knows steps alone.
     if finished {
         session.set_clock(Clock::Finished);

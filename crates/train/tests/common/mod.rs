@@ -3,7 +3,8 @@
 
 use briquette_composer::{Composer, Plan, Recipe};
 use briquette_nn::{
-    BlockState, Blocks, Compressible, Linear, LinearConfig, Recorder, TapShape, Tapped, Taps, Wanted, model_view,
+    BlockState, Blocks, Compressible, Linear, LinearConfig, Recorder, TapShape, Tapped, Taps, Wanted,
+    model_view,
 };
 use briquette_train::TrainingData;
 use burn::backend::{Autodiff, Flex};
