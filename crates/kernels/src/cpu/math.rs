@@ -1,26 +1,31 @@
 //! Elementary functions without branches or calls, so that loops over them vectorise.
 
-/// Natural exponential; relative error below 9e-8, 0 below -87, constant above
-/// 88, NaN stays NaN.
+/// Natural exponential; relative error below 9e-8, 0 below -87, constant above 88, NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let clamped = if clamped > 88.0 { 88.0 } else { clamped };
+    let y = exp_within(clamped);
+    if x < -87.0 { 0.0 } else { y }
+}
+
+/// The same from -88.3 to 88.3; 0 from -88.3 to -87.7.
 ///
 /// `2^n (1 + r + r^2 q(r))` with `|r| <= ln 2 / 2`, where `q` is a fit whose relative error stays below
 /// 4e-9. Adding 1 last leaves one rounding that counts.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+fn exp_within(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts: the first has so few bits that its product with n is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     const FIT: [f32; 5] = [0.499_999_94, 0.166_665_2, 0.041_668_39, 0.008_368_745, 0.001_381_453_9];
-    let clamped = if x < -87.0 { -87.0 } else { x };
-    let clamped = if clamped > 88.0 { 88.0 } else { clamped };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
-    let r = (clamped - n * LN_2_HIGH) - n * LN_2_LOW;
+    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    let y = (1.0 + (r + polynomial(&FIT, r) * (r * r))) * power;
-    if x < -87.0 { 0.0 } else { y }
+    (1.0 + (r + polynomial(&FIT, r) * (r * r))) * power
 }
 
 /// `c[0] + c[1] x + c[2] x^2 ..`
@@ -52,12 +57,12 @@ pub(crate) fn gelu(x: f32) -> f32 {
         1.646_171_2e-7,
     ];
     let positive = if x > 0.0 { x } else { 0.0 };
-    // Beyond 14 the second term is zero; without the bound infinity would meet it as inf * 0.
+    // There the exponential is 0; without the bound infinity would meet it as inf * 0.
     let a = x.abs();
-    let a = if a > 14.0 { 14.0 } else { a };
+    let a = if a > 13.12 { 13.12 } else { a };
     let fitted = if a > 5.5 { 5.5 } else { a };
     let half = 0.5 * a;
-    positive - half * exp(polynomial(&FIT, fitted) * fitted - half * a)
+    positive - half * exp_within(polynomial(&FIT, fitted) * fitted - half * a)
 }
 
 /// `x/2 (1 + tanh u)` with `u = sqrt(2/pi) (x + 0.044715 x^3)`, as `x / (1 + exp(-2 u))`.
@@ -100,6 +105,7 @@ mod tests {
             assert!(error <= 1.5e-7 * exact.abs().max(1.0), "gelu_tanh({x})");
         }
         assert_eq!(gelu(f32::INFINITY), f32::INFINITY);
+        assert_eq!(gelu(f32::NEG_INFINITY), 0.0);
         assert_eq!(gelu(-100.0), 0.0);
         assert!(gelu(f32::NAN).is_nan());
         assert_eq!(gelu_tanh(100.0), 100.0);
