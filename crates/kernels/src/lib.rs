@@ -17,6 +17,7 @@ mod cube;
 mod fused;
 mod linear;
 mod ops;
+mod optimizer;
 pub mod oracle;
 mod packed_matrix;
 mod packing;
@@ -30,7 +31,11 @@ pub use attention::attention;
 pub use fused::{gelu, gelu_tanh, layer_norm};
 pub use linear::{embedding_packed, linear_packed, linear_quantized, unpack};
 pub use ops::CompressOps;
+pub use optimizer::{AdamWState, AdamWStep, adamw, clip_factor};
 pub use packed_matrix::{Code, PackedMatrix};
 pub use packing::{pack_rows, unpack_rows, words_per_row};
-pub use quantize::{QuantizedRows, TokenQuant, fake_quantize_rows, quantize_rows, round_half_even};
+pub use quantize::{
+    QuantizedRows, TokenQuant, fake_binarize_rows, fake_quantize_rows, quantize_rows, round_half_even,
+    rows_in_one_pass,
+};
 pub use registry::register;

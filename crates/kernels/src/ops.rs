@@ -1,5 +1,6 @@
 //! The operations a backend may specialise.
 
+use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
 use crate::quantize::{QuantizedRows, TokenQuant};
@@ -7,6 +8,7 @@ use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::ops::FloatTensor;
 
 /// The operations of this crate on one backend. Every method has a portable body.
 ///
@@ -28,6 +30,16 @@ pub trait CompressOps: Backend {
     /// See [`crate::fake_quantize_rows`].
     fn fake_quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> Tensor<Self, 2> {
         portable::fake_quantize_rows(x, q)
+    }
+
+    /// See [`crate::fake_binarize_rows`].
+    fn fake_binarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        portable::fake_binarize_rows(x)
+    }
+
+    /// See [`crate::rows_in_one_pass`].
+    fn rows_in_one_pass() -> bool {
+        false
     }
 
     /// See [`crate::quantize_rows`].
@@ -95,6 +107,21 @@ pub trait CompressOps: Backend {
     ) -> Tensor<Self, 4> {
         portable::attention(q, k, v, mask, causal, scale)
     }
+
+    /// See [`crate::adamw`]. Tensors of any rank; `factor` is `[1]`.
+    fn adamw(
+        state: AdamWState<FloatTensor<Self>>,
+        gradient: FloatTensor<Self>,
+        factor: Option<FloatTensor<Self>>,
+        step: AdamWStep,
+    ) -> AdamWState<FloatTensor<Self>> {
+        portable::adamw::<Self>(state, gradient, factor, step)
+    }
+
+    /// See [`crate::clip_factor`]. Tensors of any rank, at least one.
+    fn clip_factor(gradients: Vec<FloatTensor<Self>>, limit: f64) -> FloatTensor<Self> {
+        portable::clip_factor::<Self>(gradients, limit)
+    }
 }
 
 /// Gradients flow through the portable bodies, except where they are zero anyway: rounding and
@@ -109,6 +136,14 @@ where
 
     fn fake_quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> Tensor<Self, 2> {
         Tensor::from_inner(B::fake_quantize_rows(x.inner(), q))
+    }
+
+    fn fake_binarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        Tensor::from_inner(B::fake_binarize_rows(x.inner()))
+    }
+
+    fn rows_in_one_pass() -> bool {
+        B::rows_in_one_pass()
     }
 
     fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {

@@ -129,6 +129,22 @@ pub fn fake_quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> Tensor<
     }
 }
 
+/// Binary values of each row: the sign, zero counting as positive, times the mean magnitude (Rastegari et al. 2016,
+/// arXiv 1603.05279, equation 6).
+///
+/// `x: [rows, columns]`, the result likewise. Not differentiable in a useful way, as [`fake_quantize_rows`].
+pub fn fake_binarize_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    match lookup::<B>() {
+        Some(ops) => (ops.fake_binarize_rows)(x),
+        None => portable::fake_binarize_rows(x),
+    }
+}
+
+/// Whether [`fake_quantize_rows`] and [`fake_binarize_rows`] are one pass over memory on this backend.
+pub fn rows_in_one_pass<B: Backend>() -> bool {
+    lookup::<B>().is_some_and(|ops| (ops.rows_in_one_pass)())
+}
+
 /// Quantizes each row of `x: [rows, columns]`.
 ///
 /// # Panics

@@ -4,11 +4,13 @@
 //! type keeps `B: Backend` the only bound, at the price of one lookup a call.
 
 use crate::ops::CompressOps;
+use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::PackedMatrix;
 use crate::quantize::{QuantizedRows, TokenQuant};
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
+use burn::tensor::ops::FloatTensor;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -19,11 +21,19 @@ type Attention<B> =
     fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Option<Tensor<B, 4>>, bool, f64) -> Tensor<B, 4>;
 type LinearPacked<B> = fn(Tensor<B, 2>, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
 type LinearQuantized<B> = fn(Tensor<B, 2>, TokenQuant, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
+type AdamW<B> = fn(
+    AdamWState<FloatTensor<B>>,
+    FloatTensor<B>,
+    Option<FloatTensor<B>>,
+    AdamWStep,
+) -> AdamWState<FloatTensor<B>>;
 
 /// The methods of one backend's [`CompressOps`].
 pub(crate) struct Ops<B: Backend> {
     pub(crate) round_half_even: fn(Tensor<B, 2>) -> Tensor<B, 2>,
     pub(crate) fake_quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> Tensor<B, 2>,
+    pub(crate) fake_binarize_rows: fn(Tensor<B, 2>) -> Tensor<B, 2>,
+    pub(crate) rows_in_one_pass: fn() -> bool,
     pub(crate) quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> QuantizedRows<B>,
     pub(crate) unpack: fn(&PackedMatrix<B>) -> Tensor<B, 2>,
     pub(crate) linear_packed: LinearPacked<B>,
@@ -33,6 +43,8 @@ pub(crate) struct Ops<B: Backend> {
     pub(crate) gelu: fn(Tensor<B, 2>) -> Tensor<B, 2>,
     pub(crate) gelu_tanh: fn(Tensor<B, 2>) -> Tensor<B, 2>,
     pub(crate) attention: Attention<B>,
+    pub(crate) adamw: AdamW<B>,
+    pub(crate) clip_factor: fn(Vec<FloatTensor<B>>, f64) -> FloatTensor<B>,
 }
 
 impl<B: CompressOps> Ops<B> {
@@ -40,6 +52,8 @@ impl<B: CompressOps> Ops<B> {
         Self {
             round_half_even: <B as CompressOps>::round_half_even,
             fake_quantize_rows: <B as CompressOps>::fake_quantize_rows,
+            fake_binarize_rows: <B as CompressOps>::fake_binarize_rows,
+            rows_in_one_pass: <B as CompressOps>::rows_in_one_pass,
             quantize_rows: <B as CompressOps>::quantize_rows,
             unpack: <B as CompressOps>::unpack,
             linear_packed: <B as CompressOps>::linear_packed,
@@ -49,6 +63,8 @@ impl<B: CompressOps> Ops<B> {
             gelu: <B as CompressOps>::gelu,
             gelu_tanh: <B as CompressOps>::gelu_tanh,
             attention: <B as CompressOps>::attention,
+            adamw: <B as CompressOps>::adamw,
+            clip_factor: <B as CompressOps>::clip_factor,
         }
     }
 }

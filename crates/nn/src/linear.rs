@@ -86,6 +86,32 @@ impl<B: Backend> Linear<B> {
         output.reshape(dims)
     }
 
+    /// The outputs of several layers for one input, each as [`forward`](Self::forward) gives it. An input that all of
+    /// them quantize alike is quantized once.
+    ///
+    /// # Panics
+    /// When the last axis of `input` is not the `d_input` of each layer.
+    pub fn forward_all<const N: usize, const D: usize>(
+        layers: [&Self; N],
+        input: Tensor<B, D>,
+    ) -> [Tensor<B, D>; N] {
+        let alike = layers.windows(2).all(|l| l[0].input.token_quant() == l[1].input.token_quant());
+        let floats = layers.iter().all(|l| l.packed.get().is_none());
+        let quant = layers.first().and_then(|l| l.input.token_quant()).filter(|_| alike && floats);
+        let Some(quant) = quant else { return layers.map(|layer| layer.forward(input.clone())) };
+        let mut dims = input.dims();
+        let rows = dims[..D - 1].iter().product::<usize>();
+        let input = input.reshape([rows, dims[D - 1]]);
+        let codes = simulate(input.clone(), quant);
+        layers.map(|layer| {
+            layer.input.observe(&input);
+            let bias = layer.bias.as_ref().map(|b| b.val());
+            let output = linear(codes.clone(), layer.weight.val(), bias);
+            dims[D - 1] = output.dims()[1];
+            output.reshape(dims)
+        })
+    }
+
     fn rows(&self, input: Tensor<B, 2>) -> Tensor<B, 2> {
         self.input.observe(&input);
         let bias = self.bias.as_ref().map(|b| b.val());

@@ -1,10 +1,12 @@
 //! Gradients limited by their common norm.
 
-use burn::module::{ModuleVisitor, Param};
+use briquette_kernels::clip_factor;
+use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
-use std::marker::PhantomData;
+use burn::tensor::ops::FloatTensor;
+use std::collections::HashSet;
 
 /// Scales all gradients of `module` so that their norm together is at most `limit` (Pascanu et al. 2013, arXiv
 /// 1211.5063, algorithm 1). Nothing is read back from the device.
@@ -13,26 +15,38 @@ pub fn clip_by_norm<B: AutodiffBackend, M: Module<B>>(
     mut gradients: GradientsParams,
     limit: f64,
 ) -> GradientsParams {
-    let mut squares = Squares { gradients: &gradients, sum: None, backend: PhantomData };
-    module.visit(&mut squares);
-    let Some(sum) = squares.sum else { return gradients };
-    // As PyTorch: a little is added, so that a norm of zero divides.
-    let factor = (sum.sqrt() + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
+    let Some(factor) = common_factor::<B, M>(module, &gradients, limit) else { return gradients };
     module.visit(&mut Scale::<B> { gradients: &mut gradients, factor });
     gradients
 }
 
-struct Squares<'a, B: AutodiffBackend> {
-    gradients: &'a GradientsParams,
-    sum: Option<Tensor<B::InnerBackend, 1>>,
-    backend: PhantomData<B>,
+/// What all gradients of `module` are multiplied with so that their norm together is at most `limit`, `[1]`; `None`
+/// where there are none.
+pub(crate) fn common_factor<B: AutodiffBackend, M: Module<B>>(
+    module: &M,
+    gradients: &GradientsParams,
+    limit: f64,
+) -> Option<Tensor<B::InnerBackend, 1>> {
+    let mut all = All::<B> { gradients, seen: HashSet::new(), found: Vec::new() };
+    module.visit(&mut all);
+    clip_factor::<B::InnerBackend>(all.found, limit)
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Squares<'_, B> {
+/// Collects the gradients of a module, each once.
+struct All<'a, B: AutodiffBackend> {
+    gradients: &'a GradientsParams,
+    seen: HashSet<ParamId>,
+    found: Vec<FloatTensor<B::InnerBackend>>,
+}
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for All<'_, B> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let Some(gradient) = self.gradients.get::<B::InnerBackend, D>(param.id) else { return };
-        let own = gradient.square().sum();
-        self.sum = Some(self.sum.take().map_or(own.clone(), |sum| sum + own));
+        if !self.seen.insert(param.id) {
+            return;
+        }
+        if let Some(gradient) = self.gradients.get::<B::InnerBackend, D>(param.id) {
+            self.found.push(gradient.into_primitive().tensor());
+        }
     }
 }
 

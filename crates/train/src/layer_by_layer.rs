@@ -109,7 +109,7 @@ where
         let begun = Instant::now();
         let (steps, path) = (self.settings.steps, path(self.session, self.index));
         let rule = Rule::new(OptimizerKind::Adamw, (0.9, 0.999), 0.0, self.settings.weight_decay);
-        let mut optimizer = Grouped::new(rule, 1.0);
+        let mut optimizer = Grouped::<B>::new(rule, 1.0);
         let rate = LearningRate { peak: self.settings.lr, warmup: 0, total: steps, decay: Decay::Linear };
         let (start, before) = (self.session.copy_parts(), self.difference(entering, targets)?);
         for step in 0..steps {

@@ -1,9 +1,12 @@
 //! AdamW and SGD with decay groups.
 
+use crate::clipping::common_factor;
 use briquette_composer::{OptimizerKind, Trainable, Trained};
 use briquette_core::SessionState;
-use burn::module::{ModuleVisitor, Param};
+use briquette_kernels::{self as kernels, AdamWState, AdamWStep};
+use burn::module::{ModuleMapper, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
+use burn::optim::record::AdaptorRecord;
 use burn::optim::{GradientsParams, MultiGradientsParams, Optimizer, SimpleOptimizer};
 use burn::prelude::*;
 use burn::record::Record;
@@ -58,6 +61,29 @@ impl Rule {
         }
     }
 
+    /// A step with the gradient times `factor`, `[1]`.
+    fn scaled_step<B: Backend, const D: usize>(
+        &self,
+        lr: f64,
+        weight: Tensor<B, D>,
+        gradient: Tensor<B, D>,
+        factor: Option<Tensor<B, 1>>,
+        past: Option<Moments<B, D>>,
+    ) -> (Tensor<B, D>, Moments<B, D>) {
+        match *self {
+            Rule::AdamW { beta_1, beta_2, epsilon, weight_decay } => {
+                adamw([beta_1, beta_2, epsilon, weight_decay], lr, weight, gradient, factor, past)
+            }
+            Rule::Sgd { momentum, weight_decay } => {
+                let gradient = match factor {
+                    Some(factor) => gradient * factor.reshape([1; D]),
+                    None => gradient,
+                };
+                sgd(momentum, weight_decay, lr, weight, gradient, past)
+            }
+        }
+    }
+
     /// The same without decay.
     fn plain(self) -> Self {
         match self {
@@ -79,12 +105,7 @@ impl<B: Backend> SimpleOptimizer<B> for Rule {
         gradient: Tensor<B, D>,
         past: Option<Moments<B, D>>,
     ) -> (Tensor<B, D>, Option<Moments<B, D>>) {
-        let (weight, moments) = match *self {
-            Rule::AdamW { beta_1, beta_2, epsilon, weight_decay } => {
-                adamw([beta_1, beta_2, epsilon, weight_decay], lr, weight, gradient, past)
-            }
-            Rule::Sgd { momentum, weight_decay } => sgd(momentum, weight_decay, lr, weight, gradient, past),
-        };
+        let (weight, moments) = self.scaled_step(lr, weight, gradient, None, past);
         (weight, Some(moments))
     }
 
@@ -102,18 +123,25 @@ fn adamw<B: Backend, const D: usize>(
     lr: f64,
     weight: Tensor<B, D>,
     gradient: Tensor<B, D>,
+    factor: Option<Tensor<B, 1>>,
     past: Option<Moments<B, D>>,
 ) -> (Tensor<B, D>, Moments<B, D>) {
     let time = past.as_ref().map_or(0, |p| p.time) + 1;
-    let (first, second) = past.map_or((None, None), |p| (Some(p.first), p.second));
-    let new_first = gradient.clone() * (1.0 - beta_1);
-    let first = first.map_or(new_first.clone(), |m| m * beta_1 + new_first);
-    let new_second = gradient.square() * (1.0 - beta_2);
-    let second = second.map_or(new_second.clone(), |v| v * beta_2 + new_second);
     let corrected = |beta: f64| 1.0 - beta.powi(i32::try_from(time).unwrap_or(i32::MAX));
-    let size = second.clone().sqrt() / corrected(beta_2).sqrt() + epsilon;
-    let kept = if weight_decay == 0.0 { weight } else { weight * (1.0 - lr * weight_decay) };
-    let weight = kept - first.clone() * (lr / corrected(beta_1)) / size;
+    let (first, second) = match past {
+        Some(Moments { first, second: Some(second), .. }) => (first, second),
+        _ => (gradient.zeros_like(), gradient.zeros_like()),
+    };
+    let step = AdamWStep {
+        beta_1,
+        beta_2,
+        epsilon,
+        kept: 1.0 - lr * weight_decay,
+        rate: lr / corrected(beta_1),
+        root: corrected(beta_2).sqrt(),
+    };
+    let AdamWState { weight, first, second } =
+        kernels::adamw(AdamWState { weight, first, second }, gradient, factor, step);
     (weight, Moments { first, second: Some(second), time })
 }
 
@@ -132,41 +160,44 @@ fn sgd<B: Backend, const D: usize>(
     (weight, Moments { first, second: None, time })
 }
 
-type Group<B, M> = OptimizerAdaptor<Rule, M, B>;
-type GroupRecord<B, M> = <Group<B, M> as Optimizer<M, B>>::Record;
+type Records<B> = <OptimizerAdaptor<Rule, SessionState<B>, B> as Optimizer<SessionState<B>, B>>::Record;
 
 /// Steps a session's parameters in three groups: weights (rank 2 and more) with decay, vectors (biases,
 /// normalizations) without, what methods learn without and at its own learning rate.
 #[derive(Clone)]
-pub struct Grouped<B: AutodiffBackend, M: Trainable<B>> {
-    weights: Group<B, M>,
-    vectors: Group<B, M>,
-    learned: Group<B, SessionState<B>>,
+pub struct Grouped<B: AutodiffBackend> {
+    rule: Rule,
+    records: Records<B>,
     learned_lr: f64,
+    limit: Option<f64>,
 }
 
-impl<B: AutodiffBackend, M: Trainable<B>> Grouped<B, M> {
+impl<B: AutodiffBackend> Grouped<B> {
     /// `learned_lr` is the factor of the learning rate for what methods learn.
     pub fn new(rule: Rule, learned_lr: f64) -> Self {
-        let (weights, vectors) = (rule.into(), rule.plain().into());
-        Self { weights, vectors, learned: rule.plain().into(), learned_lr }
+        Self { rule, records: Records::<B>::default(), learned_lr, limit: None }
+    }
+
+    /// Limits the common norm of all gradients of a step, as [`clip_by_norm`](crate::clip_by_norm) does, but without
+    /// a pass over them of its own. `None`, the default, for no limit.
+    #[must_use]
+    pub fn with_clipping(self, limit: Option<f64>) -> Self {
+        Self { limit, ..self }
     }
 }
 
-impl<B: AutodiffBackend, M: Trainable<B>> Optimizer<Trained<B, M>, B> for Grouped<B, M> {
-    type Record = (GroupRecord<B, M>, GroupRecord<B, M>, GroupRecord<B, SessionState<B>>);
+impl<B: AutodiffBackend, M: Trainable<B>> Optimizer<Trained<B, M>, B> for Grouped<B> {
+    type Record = Records<B>;
 
-    fn step(&mut self, lr: f64, trained: Trained<B, M>, mut gradients: GradientsParams) -> Trained<B, M> {
+    fn step(&mut self, lr: f64, trained: Trained<B, M>, gradients: GradientsParams) -> Trained<B, M> {
+        let factor = self.limit.and_then(|limit| common_factor(&trained, &gradients, limit));
         let Trained { model, state } = trained;
-        let mut vectors = Vectors { from: &mut gradients, to: GradientsParams::new() };
-        model.visit(&mut vectors);
-        let vectors = vectors.to;
-        let mut learned = All { from: &mut gradients, to: GradientsParams::new() };
-        state.visit(&mut learned);
-        let learned = learned.to;
-        let model = self.weights.step(lr, model, gradients);
-        let model = self.vectors.step(lr, model, vectors);
-        let state = self.learned.step(lr * self.learned_lr, state, learned);
+        let rules = [self.rule.plain(), self.rule];
+        let mut step = Step { rules, lr, factor, records: &mut self.records, gradients };
+        let model = model.map(&mut step);
+        step.rules = [self.rule.plain(); 2];
+        step.lr = lr * self.learned_lr;
+        let state = state.map(&mut step);
         Trained { model, state }
     }
 
@@ -180,51 +211,38 @@ impl<B: AutodiffBackend, M: Trainable<B>> Optimizer<Trained<B, M>, B> for Groupe
     }
 
     fn to_record(&self) -> Self::Record {
-        (self.weights.to_record(), self.vectors.to_record(), self.learned.to_record())
+        self.records.clone()
     }
 
-    fn load_record(self, (weights, vectors, learned): Self::Record) -> Self {
-        Self {
-            weights: self.weights.load_record(weights),
-            vectors: self.vectors.load_record(vectors),
-            learned: self.learned.load_record(learned),
-            learned_lr: self.learned_lr,
-        }
+    fn load_record(self, records: Self::Record) -> Self {
+        Self { records, ..self }
     }
 }
 
-/// Moves the gradients of a module's vectors.
-struct Vectors<'a> {
-    from: &'a mut GradientsParams,
-    to: GradientsParams,
+/// One step of every parameter that has a gradient.
+struct Step<'a, B: AutodiffBackend> {
+    /// For vectors and for everything of higher rank.
+    rules: [Rule; 2],
+    lr: f64,
+    factor: Option<Tensor<B::InnerBackend, 1>>,
+    records: &'a mut Records<B>,
+    gradients: GradientsParams,
 }
 
-/// Moves the gradients of all of a module's parameters.
-struct All<'a> {
-    from: &'a mut GradientsParams,
-    to: GradientsParams,
-}
-
-fn take<B: AutodiffBackend, const D: usize>(
-    from: &mut GradientsParams,
-    to: &mut GradientsParams,
-    param: &Param<Tensor<B, D>>,
-) {
-    if let Some(gradient) = from.remove::<B::InnerBackend, D>(param.id) {
-        to.register(param.id, gradient);
-    }
-}
-
-impl<B: AutodiffBackend> ModuleVisitor<B> for Vectors<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        if D < 2 {
-            take(self.from, &mut self.to, param);
-        }
-    }
-}
-
-impl<B: AutodiffBackend> ModuleVisitor<B> for All<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        take(self.from, &mut self.to, param);
+impl<B: AutodiffBackend> ModuleMapper<B> for Step<'_, B> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let (id, tensor, mapper) = param.consume();
+        let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(id) else {
+            return Param::from_mapped_value(id, tensor, mapper);
+        };
+        let trainable = tensor.is_require_grad();
+        let past = self.records.remove(&id).map(|record| record.into_state::<D>());
+        let rule = self.rules[usize::from(D >= 2)];
+        let (weight, moments) =
+            rule.scaled_step(self.lr, tensor.inner(), gradient, self.factor.clone(), past);
+        self.records.insert(id, AdaptorRecord::from_state(moments));
+        let weight = Tensor::from_inner(weight);
+        let weight = if trainable { weight.require_grad() } else { weight };
+        Param::from_mapped_value(id, weight, mapper)
     }
 }

@@ -1,7 +1,6 @@
 //! The loop.
 
 use crate::checkpoint::{Checkpoints, Saved, tensors};
-use crate::clipping::clip_by_norm;
 use crate::data::TrainingData;
 use crate::error::TrainError;
 use crate::learning_rate::LearningRate;
@@ -62,7 +61,7 @@ where
     T: Tapped<B::InnerBackend, Input = D::Input<B::InnerBackend>>,
 {
     session: Session<B, M>,
-    optimizer: Grouped<B, M>,
+    optimizer: Grouped<B>,
     guide: Guide<B, T>,
     settings: Settings,
     data: &'a D,
@@ -113,7 +112,7 @@ where
         let total = settings.epochs * batches.div_ceil(settings.accumulate);
         let warmup = (settings.warmup * total as f64).round() as usize;
         Ok(Self {
-            optimizer: Grouped::new(settings.rule(), settings.learned_lr),
+            optimizer: Grouped::new(settings.rule(), settings.learned_lr).with_clipping(settings.clip),
             rate: LearningRate { peak: settings.lr, warmup, total, decay: settings.decay },
             session,
             guide,
@@ -218,7 +217,6 @@ where
             last = Some(loss.detach() * batches.len() as f64);
         }
         let gradients = single.unwrap_or_else(|| sums.grads());
-        let gradients = self.clipped(gradients);
         let lr = self.rate.at(step);
         self.session.apply(gradients, &mut self.optimizer, lr);
         self.guide.apply(lr);
@@ -238,13 +236,6 @@ where
         };
         if let Some(found) = sensitivity::tell(&mut self.session, step + 1, seed, gradients) {
             tracing::info!(step, eigenvalues = ?found, "precision falls");
-        }
-    }
-
-    fn clipped(&self, gradients: GradientsParams) -> GradientsParams {
-        match self.settings.clip {
-            Some(limit) => clip_by_norm::<B, _>(self.session.parts(), gradients, limit),
-            None => gradients,
         }
     }
 
@@ -292,7 +283,8 @@ where
         let position = self.session.position();
         let draft = checkpoints.draft(position.step)?;
         draft.tensors::<B, _>("parameters", self.session.parts().clone().into_record())?;
-        draft.tensors::<B, _>("optimizer", self.optimizer.to_record())?;
+        let optimizer = Optimizer::<Trained<B, M>, B>::to_record(&self.optimizer);
+        draft.tensors::<B, _>("optimizer", optimizer)?;
         self.guide.save(&draft)?;
         if let Some((_, best)) = &self.best {
             draft.tensors::<B, _>("best", best.clone().into_record())?;
@@ -316,7 +308,7 @@ where
         let device = self.device.clone();
         self.session.resume(tensors::<B, _>(&path, "parameters", &device)?, &saved.position)?;
         let record = tensors::<B, _>(&path, "optimizer", &device)?;
-        self.optimizer = self.optimizer.clone().load_record(record);
+        self.optimizer = Optimizer::<Trained<B, M>, B>::load_record(self.optimizer.clone(), record);
         self.guide.resume(&path, &device)?;
         if let Some(value) = saved.best {
             let record = tensors::<B, _>(&path, "best", &device)?;

@@ -13,7 +13,7 @@ const LAYERS: [(&str, &[&str], &[&str]); 12] = [
     ("distill", &["core", "kernels", "nn"], &[]),
     ("layer-reduce", &["core", "kernels", "nn"], &[]),
     ("composer", &["checkpoint", "core", "distill", "kernels", "layer-reduce", "nn", "quant"], &[]),
-    ("train", &["composer", "core", "distill", "nn", "quant"], &[]),
+    ("train", &["composer", "core", "distill", "kernels", "nn", "quant"], &[]),
     ("models", &["checkpoint", "core", "kernels", "nn"], &["layer-reduce"]),
     (
         "cli",

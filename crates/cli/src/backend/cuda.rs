@@ -2,10 +2,15 @@
 
 use super::{On, Work, start};
 use crate::error::CliError;
-use briquette_kernels::backend::Cuda;
+use briquette_kernels::backend::{Cuda, configure_gpu};
+use briquette_kernels::register;
+use burn::backend::Autodiff;
 use std::process::Command;
 
 pub(super) fn run(work: impl Work) -> Result<(), CliError> {
+    configure_gpu(work.trains());
+    register::<Cuda>();
+    register::<Autodiff<Cuda>>();
     start::<Cuda>(work, On { device: Default::default(), backend: "cuda", name: gpu() })
 }
 

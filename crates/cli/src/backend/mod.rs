@@ -15,6 +15,12 @@ use std::panic::AssertUnwindSafe;
 /// A command that computes, written once for every backend.
 pub(crate) trait Work {
     fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError>;
+
+    /// Whether it takes many steps of the same kind.
+    #[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code, reason = "GPUs ask"))]
+    fn trains(&self) -> bool {
+        false
+    }
 }
 
 /// A backend's device and how to call it.

@@ -40,6 +40,10 @@ const REPORT_BUDGET: Duration = Duration::from_millis(150);
 pub(crate) struct Compress<'a>(pub(crate) &'a CompressArgs);
 
 impl Work for Compress<'_> {
+    fn trains(&self) -> bool {
+        self.0.train.is_some()
+    }
+
     fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError> {
         let args = self.0;
         let opened = Opened::new(&args.model)?;

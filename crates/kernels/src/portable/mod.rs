@@ -1,9 +1,13 @@
 //! The operations in terms of burn's own: what every backend can do, and what differentiates.
 
 mod fused;
+mod optimizer;
 mod packed;
 mod quantize;
 
 pub(crate) use fused::{attention, gelu, gelu_tanh, layer_norm};
+pub(crate) use optimizer::{adamw, clip_factor};
 pub(crate) use packed::{embedding_packed, linear_packed, linear_quantized, unpack};
-pub(crate) use quantize::{fake_quantize_rows, quantize_rows, round_by_adding, round_half_even};
+pub(crate) use quantize::{
+    fake_binarize_rows, fake_quantize_rows, quantize_rows, round_by_adding, round_half_even,
+};

@@ -45,6 +45,12 @@ pub(crate) fn fake_quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> 
     }
 }
 
+pub(crate) fn fake_binarize_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let scale = reduce(x.clone().abs(), Tensor::mean_dim);
+    let positive = x.clone().greater_equal_elem(0.0).float().cast(x.dtype());
+    (positive * 2.0 - 1.0) * scale
+}
+
 pub(crate) fn quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> QuantizedRows<B> {
     let rows = quantize(x, q);
     QuantizedRows { codes: rows.codes.int(), scale: rows.scale, zero: rows.zero }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fused;
+mod optimizer;
 mod packed;
 mod quantize;
 #[cfg(feature = "wgpu")]

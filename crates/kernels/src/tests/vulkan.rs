@@ -4,14 +4,15 @@ use super::packed::weight_on;
 use super::*;
 use crate::backend::Wgpu;
 use crate::{
-    Code, TokenQuant, attention, embedding_packed, fake_quantize_rows, gelu, layer_norm, linear_packed,
-    linear_quantized, round_half_even, unpack,
+    Code, TokenQuant, attention, embedding_packed, fake_binarize_rows, fake_quantize_rows, gelu, layer_norm,
+    linear_packed, linear_quantized, round_half_even, unpack,
 };
 
 /// Graphics processors round divisions differently: a code may be off by one where it is near a tie.
 const RELATIVE: f64 = 1e-3;
 
 fn on_gpu<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<Wgpu, D> {
+    crate::register::<Wgpu>();
     Tensor::from_data(TensorData::new(values.to_vec(), shape), &Default::default())
 }
 
@@ -113,4 +114,40 @@ fn elementwise_functions_and_attention_equal_the_cpu() {
         let [q, k, v] = [0, 1, 2].map(|i: usize| on_gpu(&parts[i], shape));
         near(&back(attention(q, k, v, None, causal, 0.25)), &floats(want), "attention");
     }
+}
+
+#[test]
+fn rows_of_any_length_are_quantized_as_on_the_cpu() {
+    for (rows, columns) in [(1, 1), (3, 7), (2, 128), (5, 129), (300, 33), (4, 1536)] {
+        let x = values(rows * columns, (rows + columns) as u32);
+        for symmetric in [true, false] {
+            for range in [None, Some((-0.75, 0.5))] {
+                let q = TokenQuant { bits: 8, symmetric, full_range: false, range };
+                let want = floats(fake_quantize_rows(tensor(&x, [rows, columns]), q));
+                let got = back(fake_quantize_rows(on_gpu(&x, [rows, columns]), q));
+                let off = got.iter().zip(&want).filter(|(g, w)| (**g - **w).abs() > 1e-5).count();
+                // A division rounded differently moves a value to the next code where it is near a tie.
+                assert!(off * 1000 <= got.len(), "{off} of {rows} x {columns} differ: {q:?}");
+            }
+        }
+    }
+    for (rows, columns) in [(1, 1), (3, 7), (300, 33), (4, 1536)] {
+        let x = values(rows * columns, columns as u32);
+        let want = floats(fake_binarize_rows(tensor(&x, [rows, columns])));
+        near(&back(fake_binarize_rows(on_gpu(&x, [rows, columns]))), &want, "binary");
+    }
+    // Read through strides.
+    let x = values(6 * 10, 3);
+    let q = TokenQuant { bits: 8, symmetric: true, full_range: false, range: None };
+    let want = floats(fake_quantize_rows(tensor(&x, [6, 10]).transpose(), q));
+    let got = back(fake_quantize_rows(on_gpu(&x, [6, 10]).transpose(), q));
+    near(&got, &want, "transposed");
+    assert!(back(fake_quantize_rows(on_gpu(&[], [0, 4]), q)).is_empty());
+}
+
+#[test]
+fn optimizer_steps_and_norms_equal_plain_loops() {
+    crate::register::<Wgpu>();
+    super::optimizer::steps_are_those_of_the_paper::<Wgpu>();
+    super::optimizer::the_factor_limits_the_common_norm::<Wgpu>();
 }

@@ -195,9 +195,7 @@ impl<B: Backend> BertSelfAttention<B> {
     /// `[batch, seq, hidden]` -> `[batch, seq, n_heads * d_head]`.
     fn forward(&self, x: Tensor<B, 3>, mask: Option<Tensor<B, 4>>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
         let split = |x| split_heads(x, self.n_heads, self.d_head);
-        let q = split(self.query.forward(x.clone()));
-        let k = split(self.key.forward(x.clone()));
-        let v = split(self.value.forward(x));
+        let [q, k, v] = Linear::forward_all([&self.query, &self.key, &self.value], x).map(split);
         let scale = (self.d_head as f64).powf(-0.5);
         let attention = Attention { q, k, v, mask, causal: false, scale };
         merge_heads(attention.forward(&self.dropout, seen))

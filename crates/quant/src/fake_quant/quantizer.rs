@@ -2,8 +2,10 @@
 
 use super::{Quantized, binary, coded, inside, learned, position, quantize};
 use crate::estimator::{Binarization, Estimator, Gradient};
-use crate::scheme::{Groups, WeightScheme};
-use briquette_core::{CodedWeight, stop, straight_through};
+use crate::rounding::Rounding;
+use crate::scheme::{Groups, ScaleSearch, WeightScheme};
+use briquette_core::{CodedWeight, ScaleRule, stop, straight_through};
+use briquette_kernels::{TokenQuant, fake_binarize_rows, fake_quantize_rows, rows_in_one_pass};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
@@ -36,6 +38,9 @@ impl Quantizer {
         }
         let (shape, dtype) = (weight.dims(), weight.dtype());
         let x = self.grouped(stop(weight.clone()));
+        if let Some(values) = self.in_one_pass(&x, scale.is_some(), real) {
+            return straight_through(weight, reshaped(values, shape).cast(dtype));
+        }
         let q = self.quantize(x.clone(), scale.clone().map(stop), seed);
         let mut values = q.values();
         if real > 0.0 {
@@ -46,6 +51,30 @@ impl Quantizer {
             return values;
         }
         self.with_gradients(weight, values, x, q, scale, real)
+    }
+
+    /// The values of the grouped weight `x` by one kernel, where the backend has one that knows this arithmetic and
+    /// nothing but the values is needed. Its sums may differ in the last bit from those of [`quantize`](Self::quantize).
+    fn in_one_pass<B: Backend>(&self, x: &Tensor<B, 2>, learns: bool, real: f64) -> Option<Tensor<B, 2>> {
+        // A kernel gives a row to one workgroup: long ones take too long.
+        const LONG: usize = 8192;
+        let (scheme, estimator) = (&self.scheme, &self.estimator);
+        let plain = !learns && real == 0.0 && estimator.gradient == Gradient::Identity;
+        if !plain || self.groups.length > LONG || !rows_in_one_pass::<B>() {
+            return None;
+        }
+        let nearest = scheme.rounding == Rounding::Nearest && scheme.search == ScaleSearch::Max;
+        let full_range = scheme.rule == ScaleRule::DeepSpeed;
+        match scheme.bits {
+            1 if estimator.binarization == Binarization::Sign && !full_range => {
+                Some(fake_binarize_rows(x.clone()))
+            }
+            bits @ 3..=8 if scheme.symmetric && nearest => {
+                let quant = TokenQuant { bits, symmetric: true, full_range, range: None };
+                Some(fake_quantize_rows(x.clone(), quant))
+            }
+            _ => None,
+        }
     }
 
     /// `values` `[out, in]`, with gradients to `weight` and to the learned `scale`. `x` and `q` are the grouped
