@@ -51,7 +51,7 @@ const SUITES: &[(&str, Suite)] = &[
                 deepspeed("MoQ 12 -> 8, DeepSpeed's recipe", "deepspeed/moq_12_to_8_bert", "1"),
                 Row {
                     name: "3 layers, W1A8",
-                    recipe: "bert_w1a8",
+                    recipe: "bert_3_layers_w1a8",
                     from: Some("layers 6 -> 3"),
                     epochs: None,
                 },

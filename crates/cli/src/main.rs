@@ -5,6 +5,7 @@
 mod args;
 mod backend;
 mod commands;
+mod dependencies;
 mod error;
 mod model;
 mod progress;

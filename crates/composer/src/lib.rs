@@ -17,12 +17,13 @@ mod session;
 
 pub use briquette_layer_reduce::{Kept, ReducedLayers};
 pub use deepspeed_api::{InitError, init_compression, redundancy_clean};
-pub use plan::{Composer, Plan};
+pub use plan::{Composer, Plan, Trace};
 pub use recipe::{
-    BlockInput, Decay, Keep, LayerByLayerSettings, OptimizerKind, Recipe, RecipeError, TrainingSettings,
+    Augmentation, BlockInput, Decay, Keep, LayerByLayerSettings, OptimizerKind, Recipe, RecipeError,
+    TrainingSettings,
 };
 pub use registry::{NameTaken, Registry};
 pub use session::{
-    CalibrationError, FinishError, Finished, FinishedLayer, Position, ResumeError, Session, Trainable,
-    Trained,
+    CalibrationError, FinishError, Finished, FinishedLayer, FollowsRemoval, Misfit, Position, Removals,
+    Removed, RemovedUnits, ResumeError, Session, ShorterAxis, ShrinkError, Trainable, Trained,
 };

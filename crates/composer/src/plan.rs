@@ -1,14 +1,17 @@
 //! A recipe resolved for one model: full names, shapes, integers. Nothing is touched.
 
 mod eigenvalue;
+mod pruning;
 mod reduction;
 
-use crate::recipe::{Entry, LayerByLayerSettings, NOT_BUILT, Recipe, TrainingSettings};
+use crate::recipe::{Entry, LayerByLayerSettings, Recipe, TrainingSettings};
 use crate::registry::Registry;
 use briquette_core::{
-    CompressionMethod, Diagnostic, Diagnostics, ModelView, PlanBuilder, Problem, StageKind, Step,
+    CompressionMethod, Dependencies, Diagnostic, Diagnostics, GroupCut, ModelView, PlanBuilder, Problem,
+    StageKind, Step,
 };
 use briquette_distill::DistillationSettings;
+use briquette_layer_reduce::ReducedLayers;
 use burn::prelude::*;
 use eigenvalue::Eigenvalues;
 use reduction::Reduction;
@@ -21,6 +24,10 @@ use std::sync::Arc;
 pub struct Composer<B: Backend> {
     registry: Registry<B>,
 }
+
+/// Finds out what can only be removed together in a model, of which only some layers stay where they are given; or says
+/// why it cannot be found out.
+pub type Trace<'a> = dyn Fn(Option<&ReducedLayers>) -> Result<Dependencies, String> + 'a;
 
 /// What will be done to which layer, in model order and, on one layer, in the order of the recipe.
 #[derive(Clone)]
@@ -50,11 +57,44 @@ impl<B: Backend> Composer<B> {
     /// Resolves `recipe` for `model`. Pure: reads names and shapes, never tensors or files, and the
     /// same input gives the same plan.
     ///
+    /// What the view says of dependencies is that of the whole model: a recipe that reduces layers and prunes needs
+    /// [`plan_traced`](Self::plan_traced).
+    ///
     /// # Errors
     /// Every problem of the recipe at once, each with its place.
     pub fn plan(&self, recipe: &Recipe, model: &ModelView) -> Result<Plan<B>, Diagnostics> {
+        self.plan_with(recipe, model, None)
+    }
+
+    /// [`plan`](Self::plan) that asks `trace` what goes together in the model, where the recipe prunes and the view does
+    /// not say so. `trace` is told which layers stay, where the recipe reduces them.
+    ///
+    /// # Errors
+    /// Every problem of the recipe at once, each with its place; what `trace` says at the first entry that prunes.
+    pub fn plan_traced(
+        &self,
+        recipe: &Recipe,
+        model: &ModelView,
+        trace: &Trace<'_>,
+    ) -> Result<Plan<B>, Diagnostics> {
+        self.plan_with(recipe, model, Some(trace))
+    }
+
+    fn plan_with(
+        &self,
+        recipe: &Recipe,
+        model: &ModelView,
+        trace: Option<&Trace<'_>>,
+    ) -> Result<Plan<B>, Diagnostics> {
         let mut problems = recipe.problems.clone();
-        let (model, reduction) = reduction::resolve(recipe.layer_reduction.as_ref(), model, &mut problems);
+        let (mut model, reduction) =
+            reduction::resolve(recipe.layer_reduction.as_ref(), model, &mut problems);
+        if let (Some(trace), None, Some(entry)) = (trace, &model.dependencies, self.first_pruning(recipe)) {
+            match trace(reduction.as_ref().map(|reduction| &reduction.layers)) {
+                Ok(found) => model.dependencies = Some(found),
+                Err(text) => problems.add(&entry.place, Problem::Other(text)),
+            }
+        }
         let mut plan = Plan {
             steps: vec![],
             methods: HashMap::new(),
@@ -74,9 +114,21 @@ impl<B: Backend> Composer<B> {
             plan.model.sites.iter().enumerate().map(|(i, s)| (s.name.as_str(), i)).collect();
         plan.steps.sort_by_key(|s| (order.get(s.site.name.as_str()).copied(), s.entry));
         check_order(&plan.steps, &mut problems);
+        pruning::check(&plan, recipe, &mut problems);
         let entry = recipe.eigenvalue.as_ref();
         plan.eigenvalues = eigenvalue::resolve(entry, &plan.model, &plan.steps, &mut problems);
         problems.into_result(plan)
+    }
+
+    /// The first entry whose method removes parts of weights.
+    fn first_pruning<'a>(&self, recipe: &'a Recipe) -> Option<&'a Entry> {
+        recipe.entries.iter().find(|entry| {
+            // Its mistakes are reported when it is read for good.
+            let mut unheard = Diagnostics::new();
+            let factory = self.registry.get(&entry.method);
+            let method = factory.and_then(|f| f(&entry.settings, &entry.place, &mut unheard));
+            method.is_some_and(|method| method.kind() == StageKind::Prune)
+        })
     }
 
     fn resolve(
@@ -87,19 +139,12 @@ impl<B: Backend> Composer<B> {
         claims: &mut Claims,
         problems: &mut Diagnostics,
     ) {
-        let before = problems.len();
         let method = self.read(entry, problems);
         let fits = |site: &briquette_core::Site| method.as_ref().is_none_or(|m| m.fits(site));
         let selected = entry.selector.select(&plan.model.sites, fits, problems);
         let on = entry.aliases.get("on").cloned().unwrap_or_else(|| format!("{}.on", entry.place));
         for site in &selected {
             claims.claim(&entry.method, &site.name, &on, problems);
-        }
-        if NOT_BUILT.contains(&entry.method.as_str()) && self.registry.get(&entry.method).is_none() {
-            if !entry.faulty && problems.len() == before {
-                problems.add(&entry.place, Problem::NotAvailable { what: entry.method.clone() });
-            }
-            return;
         }
         let Some(method) = method else { return };
         let mut builder = PlanBuilder::new(&entry.place, &entry.aliases, index, method.name(), method.kind());
@@ -112,9 +157,7 @@ impl<B: Backend> Composer<B> {
 
     fn read(&self, entry: &Entry, problems: &mut Diagnostics) -> Option<Arc<dyn CompressionMethod<B>>> {
         let Some(factory) = self.registry.get(&entry.method) else {
-            if !NOT_BUILT.contains(&entry.method.as_str()) {
-                problems.add(&entry.place, self.unknown(&entry.method));
-            }
+            problems.add(&entry.place, self.unknown(&entry.method));
             return None;
         };
         let mut found = Diagnostics::new();
@@ -124,11 +167,9 @@ impl<B: Backend> Composer<B> {
     }
 
     fn unknown(&self, name: &str) -> Problem {
-        let mut known = self.registry.names();
-        known.extend(NOT_BUILT.map(String::from));
-        known.sort();
+        let known = self.registry.names();
         let nearest = briquette_core::nearest(name, known.iter().map(String::as_str));
-        Problem::UnknownMethod { name: name.into(), nearest, known: self.registry.names() }
+        Problem::UnknownMethod { name: name.into(), nearest, known }
     }
 }
 
@@ -206,6 +247,12 @@ impl<B: Backend> Plan<B> {
         &self.recipe
     }
 
+    /// The groups whose units are removed in the end, by name.
+    pub fn cuts(&self) -> BTreeMap<String, GroupCut> {
+        let cuts = self.steps.iter().filter_map(|step| step.cut.as_ref()).filter(|cut| cut.removed);
+        cuts.map(|cut| (cut.group.name.clone(), cut.clone())).collect()
+    }
+
     pub(crate) fn method(&self, step: &Step) -> &Arc<dyn CompressionMethod<B>> {
         self.methods.get(&step.entry).expect("every step comes from an entry whose method was kept")
     }
@@ -228,21 +275,35 @@ impl<B: Backend> Plan<B> {
         if let Some(eigenvalue) = self.eigenvalue() {
             plan["eigenvalue"] = json!(eigenvalue);
         }
+        let left = self.shapes_left();
+        if !left.is_empty() {
+            plan["shapes_left"] = json!(left);
+        }
         plan
+    }
+
+    /// What pruning leaves of each layer that loses rows or columns, `[out, in]` by name, as far as it is known before
+    /// anything is computed.
+    pub fn shapes_left(&self) -> BTreeMap<String, [usize; 2]> {
+        let smaller = pruning::left(self).map(|(_, smaller)| smaller).unwrap_or_default();
+        smaller.into_iter().map(|site| (site.name, site.shape)).collect()
     }
 }
 
 impl<B: Backend> fmt::Display for Plan<B> {
-    /// A line for the layer reduction, if there is one, and one for each layer: its name, shape and methods.
+    /// A line for the layer reduction, if there is one, and one for each layer: its name, its shape, what pruning
+    /// leaves of it, and its methods.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(reduced) = self.layer_reduction() {
             writeln!(f, "{reduced}")?;
         }
+        let left = self.shapes_left();
         let width = self.model.sites.iter().map(|s| s.name.len()).max().unwrap_or(0);
         for site in &self.model.sites {
-            let steps: Vec<String> =
-                self.steps.iter().filter(|s| s.site.name == site.name).map(short).collect();
-            let text = if steps.is_empty() { "unchanged".into() } else { steps.join(", ") };
+            let left = left.get(&site.name).map(|[rows, columns]| format!("left {rows}x{columns}"));
+            let steps = self.steps.iter().filter(|s| s.site.name == site.name).map(short);
+            let said: Vec<String> = left.into_iter().chain(steps).collect();
+            let text = if said.is_empty() { "unchanged".into() } else { said.join(", ") };
             let shape = format!("{}x{}", site.shape[0], site.shape[1]);
             writeln!(f, "{:width$}  {:>12}  {text}", site.name, shape)?;
         }

@@ -1,6 +1,7 @@
 //! The methods a recipe can name.
 
 use briquette_core::{CompressionMethod, Diagnostics, Problem};
+use briquette_prune::{ChannelPruning, HeadPruning, RowPruning, SparsePruning, WidthPruning};
 use briquette_quant::{ActivationQuantization, LowRankCompensation, WeightQuantization};
 use burn::prelude::*;
 use serde::de::DeserializeOwned;
@@ -31,6 +32,26 @@ impl<B: Backend> Registry<B> {
     /// The methods of this library.
     pub fn builtin() -> Self {
         let mut registry = Self::empty();
+        registry.insert(SparsePruning::NAME, |value, place, out| {
+            let method = SparsePruning::read(value, place, out)?;
+            Some(Arc::new(method))
+        });
+        registry.insert(RowPruning::NAME, |value, place, out| {
+            let method = RowPruning::read(value, place, out)?;
+            Some(Arc::new(method))
+        });
+        registry.insert(HeadPruning::NAME, |value, place, out| {
+            let method = HeadPruning::read(value, place, out)?;
+            Some(Arc::new(method))
+        });
+        registry.insert(ChannelPruning::NAME, |value, place, out| {
+            let method = ChannelPruning::read(value, place, out)?;
+            Some(Arc::new(method))
+        });
+        registry.insert(WidthPruning::NAME, |value, place, out| {
+            let method = WidthPruning::read(value, place, out)?;
+            Some(Arc::new(method))
+        });
         registry.insert(WeightQuantization::NAME, |value, place, out| {
             let method = WeightQuantization::read(value, place, out)?;
             Some(Arc::new(method))

@@ -70,6 +70,25 @@ impl LayerReport {
     }
 }
 
+/// What is left of parts that can only be removed together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedReport {
+    /// The first layer that makes their values.
+    pub group: String,
+    /// How many units there were: rows, heads, channels.
+    pub of: usize,
+    /// How many are left.
+    pub kept: usize,
+}
+
+impl RemovedReport {
+    /// Of every group that lost units.
+    pub fn all(manifest: &Manifest) -> Vec<Self> {
+        let groups = manifest.removed.iter().flat_map(|removed| &removed.groups);
+        groups.map(|g| Self { group: g.group.clone(), of: g.of, kept: g.kept.0.len() }).collect()
+    }
+}
+
 /// A quality measured on data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
@@ -136,6 +155,9 @@ pub struct Report {
     pub methods: BTreeMap<String, usize>,
     /// Packed layers, in model order.
     pub layers: Vec<LayerReport>,
+    /// What was removed for good.
+    #[serde(default)]
+    pub removed: Vec<RemovedReport>,
     /// Quality, where evaluation data was given.
     pub quality: Option<Quality>,
     /// Speed before and after.
@@ -222,6 +244,12 @@ impl Report {
             let line = format!("| {dtype} | {} | {} |\n", of(&self.bytes_before), of(&self.bytes_after));
             out.push_str(&line);
         }
+        if !self.removed.is_empty() {
+            out.push_str("\n## Removed\n\n| units of | before | after |\n|---|---:|---:|\n");
+            for group in &self.removed {
+                out.push_str(&format!("| {} | {} | {} |\n", group.group, group.of, group.kept));
+            }
+        }
         out.push_str("\n## Packed layers\n\n");
         out.push_str("| layer | shape | bits | columns a scale | bytes | relative error | input |\n");
         out.push_str("|---|---|---:|---:|---:|---:|---|\n");
@@ -300,6 +328,7 @@ mod tests {
                 relative_error: 0.003,
                 input: None,
             }],
+            removed: vec![RemovedReport { group: "up".into(), of: 40, kept: 32 }],
             quality: None,
             latency: Some(Latency { batch: 1, seq: 16, before_ms: 1.0, after_ms: 2.0 }),
             training: Some(Training {
@@ -322,6 +351,7 @@ mod tests {
         assert!(text.contains("weight_quantization on 1 layers"), "{text}");
         let line = "train.tsv, taught by t: 10 steps in 5.0 s (2.00 steps a second). After each epoch: 0.5000, 0.7500.";
         assert!(text.contains(line), "{text}");
+        assert!(text.contains("| up | 40 | 32 |"), "{text}");
         assert!(text.contains("| fc | 10 x 100 | 8 | 100 | 1040 | 0.00300 | float |"), "{text}");
     }
 

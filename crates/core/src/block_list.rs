@@ -116,11 +116,19 @@ impl ModelView {
             let (name, path) = (names.of(&p.name)?, paths.of(&p.path)?);
             Some(crate::Parameter { name, path, ..p.clone() })
         });
+        let counts = self.counts.iter().filter_map(|c| {
+            let (name, path, layer) = (names.of(&c.name)?, paths.of(&c.path)?, paths.of(&c.layer)?);
+            Some(crate::OutputCount { name, path, layer, ..c.clone() })
+        });
         let mut view = Self {
             sites: self.sites.iter().filter_map(|site| self.kept_site(site, &names, &paths)).collect(),
             parameters: parameters.collect(),
             norms: self.norms.iter().filter_map(|name| names.of(name)).collect(),
             lists: lists.collect(),
+            layer_norms: self.layer_norms.iter().filter_map(|path| paths.of(path)).collect(),
+            counts: counts.collect(),
+            // Made for the whole model; whoever needs them traces the reduced one.
+            dependencies: None,
         };
         view.sort_sites();
         Ok(view)

@@ -1,12 +1,16 @@
 //! What a compression technique provides.
 
+use crate::dependencies::Member;
+use crate::diagnostics::Problem;
 use crate::input::{InputObserver, InputQuantization};
+use crate::joint::Joint;
 use crate::model_view::{ModelView, Site};
 use crate::plan::{PlanBuilder, Step};
 use crate::schedule::{Clock, Schedule};
-use crate::state::{SessionState, StateBuilder};
+use crate::state::{SessionState, SharedKeys, StateBuilder};
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
 
@@ -36,6 +40,11 @@ pub enum StageKind {
 /// - keep [`plan`](Self::plan) pure: names and shapes only, the same input gives the same plan;
 /// - report every problem it can see in `plan`, so that nothing fails after compute is spent;
 /// - keep all that changes during a session in [`SessionState`], so that resuming is exact.
+///
+/// One that removes rows, heads or channels finds the [group](crate::DimensionGroup) that goes together in the view's
+/// dependencies and plans [`PlanBuilder::step_in`] for every weight that consumes the group's values. Its stages
+/// multiply the columns of removed units by zero, its [`joint`](Self::joint) part says which units stay, and the session
+/// removes the others in the end.
 pub trait CompressionMethod<B: Backend>: fmt::Debug + Send + Sync {
     /// The JSON key that names this technique.
     fn name(&self) -> &'static str;
@@ -54,6 +63,18 @@ pub trait CompressionMethod<B: Backend>: fmt::Debug + Send + Sync {
 
     /// Makes the run-time part of one planned step.
     fn attach(&self, step: &Step, state: &mut StateBuilder<'_, B>) -> Attached<B>;
+
+    /// What speaks against removing units from a weight on which this method goes on acting, such as blocks that would be
+    /// cut through. `member` is the part that the weight of `site` has in their group.
+    fn removal_problem(&self, _site: &Site, _member: &Member) -> Option<Problem> {
+        None
+    }
+
+    /// Makes the part that looks at all layers at once, where the method has one, after it was attached to all of
+    /// them. `steps` are all steps of one recipe entry, in model order; `keys` are what its layers share.
+    fn joint(&self, _steps: &[&Step], _keys: &SharedKeys) -> Option<Box<dyn Joint<B>>> {
+        None
+    }
 }
 
 /// The run-time part of one step.
@@ -109,14 +130,46 @@ pub trait Stage<B: Backend>: Send {
         false
     }
 
+    /// An observer that has to see the layer's inputs before the method can decide; none once it has. Needs a drop-in
+    /// layer.
+    fn observer(&self, _state: &SessionState<B>) -> Option<Arc<dyn InputObserver>> {
+        None
+    }
+
+    /// Takes over what the [`observer`](Self::observer) saw of calibration data, as it
+    /// [saves](InputObserver::save) it.
+    fn observed(&self, _state: &mut SessionState<B>, _seen: &Value) {}
+
     /// Whether, for a frozen weight, the result can no longer change.
     fn constant(&self, _clock: Clock) -> bool {
         false
     }
 
+    /// Called when the weight has lost rows or columns for good. What the stage holds in the state or in settings for
+    /// each row or column is to be cut with it. Default: it holds nothing of the kind.
+    ///
+    /// # Errors
+    /// When the method cannot act on what is left, such as groups that do not divide the columns.
+    fn shrink(&mut self, _state: &mut SessionState<B>, _left: &KeptPart<'_, B>) -> Result<(), Problem> {
+        Ok(())
+    }
+
     /// The final weight and what is left of the method in the artefact. Must equal
     /// [`apply`](Self::apply) at the end of the schedule.
     fn finish(self: Box<Self>, state: &SessionState<B>, weight: Tensor<B, 2>) -> Outcome<B>;
+}
+
+/// The part of a weight that is left after rows or columns were removed.
+#[derive(Debug)]
+pub struct KeptPart<'a, B: Backend> {
+    /// The layer with its new shape.
+    pub site: &'a Site,
+    /// Which rows of the canonical view are left, ascending.
+    pub rows: &'a [usize],
+    /// Which columns of the canonical view are left, ascending.
+    pub columns: &'a [usize],
+    /// What the stage will receive from now on, `[out, in]`, off the graph.
+    pub weight: Tensor<B, 2>,
 }
 
 /// A correction that is computed from what a weight was before its quantization and is after it.
@@ -142,8 +195,8 @@ pub struct Outcome<B: Backend> {
 pub enum Left {
     /// Nothing but changed values.
     Baked,
-    /// These output rows are kept.
-    Rows(Vec<usize>),
+    /// Single weights are zero for good.
+    Sparse(SparseWeight),
     /// The weight as integer codes with scales, which give the weight back exactly.
     Coded(CodedWeight),
     /// A matrix of low rank that is added to the coded weight.
@@ -159,6 +212,39 @@ pub struct LowRank {
     pub left: Vec<f32>,
     /// `[rank, in]`.
     pub right: Vec<f32>,
+}
+
+/// Which weights of `[rows, columns]` were removed one by one, or in small blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SparseWeight {
+    /// Canonical shape `[out, in]`.
+    pub shape: [usize; 2],
+    /// What the kept weights have in common.
+    pub pattern: SparsePattern,
+    /// Row-major; true for a weight that stays. All others are exactly zero.
+    pub kept: Vec<bool>,
+}
+
+/// How removed weights lie in a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SparsePattern {
+    /// Anywhere.
+    Unstructured,
+    /// In whole blocks, which divide the matrix.
+    Block {
+        /// Rows of a block.
+        rows: usize,
+        /// Columns of a block.
+        columns: usize,
+    },
+    /// The same number in each run of columns within a row.
+    RunOf {
+        /// How many of a run stay.
+        kept: usize,
+        /// Length of a run.
+        of: usize,
+    },
 }
 
 /// What a code stands for.

@@ -1,6 +1,8 @@
 //! A model as names, kinds and shapes.
 
 use crate::block_list::BlockList;
+use crate::counts::OutputCount;
+use crate::dependencies::Dependencies;
 use crate::fields::join;
 use crate::weight::canonical_shape;
 use burn::module::{ModuleVisitor, Param, ParamId};
@@ -101,6 +103,8 @@ pub struct NameTable {
     drop_in: std::collections::HashSet<String>,
     tied: Vec<(String, String)>,
     lists: Vec<(String, usize)>,
+    layer_norms: Vec<String>,
+    counts: Vec<OutputCount>,
 }
 
 impl NameTable {
@@ -116,6 +120,16 @@ impl NameTable {
     /// States that a list of `len` blocks, which can lose some of them, is at `path`.
     pub fn insert_list(&mut self, path: impl Into<String>, len: usize) {
         self.lists.push((path.into(), len));
+    }
+
+    /// States that a layer normalization that can average over a part of its input is at `path`.
+    pub fn insert_layer_norm(&mut self, path: impl Into<String>) {
+        self.layer_norms.push(path.into());
+    }
+
+    /// States that a number of the model follows from the outputs of a layer.
+    pub fn insert_count(&mut self, count: OutputCount) {
+        self.counts.push(count);
     }
 
     /// States that the layer `name` is also used under the name `alias`.
@@ -158,6 +172,14 @@ pub struct ModelView {
     pub norms: Vec<String>,
     /// Lists of blocks that can lose some, in model order; those that a [`NameTable`] states.
     pub lists: Vec<BlockList>,
+    /// Field paths of the layer normalizations that can average over a part of their input: the drop-in ones, as far
+    /// as a [`NameTable`] states them.
+    pub layer_norms: Vec<String>,
+    /// Numbers that follow from the outputs of layers, as far as a [`NameTable`] states them.
+    pub counts: Vec<OutputCount>,
+    /// Which parts of the parameters go together, where that is known: a trace of the model or its declared rules.
+    #[serde(skip)]
+    pub dependencies: Option<Dependencies>,
 }
 
 impl ModelView {
@@ -168,10 +190,18 @@ impl ModelView {
 
     /// The view of a module whose layers are named by `names`.
     pub fn with_names<B: Backend, M: Module<B>>(model: &M, names: &NameTable) -> Self {
-        let view = Self { lists: names.block_lists(), ..Self::default() };
+        let (layer_norms, counts) = (names.layer_norms.clone(), names.counts.clone());
+        let view = Self { lists: names.block_lists(), layer_norms, counts, ..Self::default() };
         let mut look = Look { at: Vec::new(), names, ids: HashMap::new(), view };
         model.visit(&mut look);
         look.view
+    }
+
+    /// The view with what a trace of the model found, for pruning that removes rows, heads or channels.
+    #[must_use]
+    pub fn with_dependencies(mut self, dependencies: Dependencies) -> Self {
+        self.dependencies = Some(dependencies);
+        self
     }
 
     /// The layer of this name.

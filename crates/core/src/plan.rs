@@ -1,5 +1,6 @@
 //! One method on one layer, as the plan states it.
 
+use crate::dependencies::DimensionGroup;
 use crate::diagnostics::{Diagnostics, Problem};
 use crate::fields::join;
 use crate::method::StageKind;
@@ -7,6 +8,7 @@ use crate::model_view::Site;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One method on one layer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,6 +25,22 @@ pub struct Step {
     pub kind: StageKind,
     /// The settings resolved for this layer, for people and for the manifest.
     pub details: Map<String, Value>,
+    /// The group whose units the step removes, for a method that removes more than single weights.
+    #[serde(skip)]
+    pub cut: Option<GroupCut>,
+}
+
+/// A group that loses units.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupCut {
+    /// The group.
+    pub group: Arc<DimensionGroup>,
+    /// How many units stay, where that is known before anything is computed.
+    pub kept: Option<usize>,
+    /// The layers of the group that the recipe names, in model order: units are ranked by their weights.
+    pub named: Arc<[Site]>,
+    /// Whether units that do not stay are removed in the end; otherwise they stay as zeros.
+    pub removed: bool,
 }
 
 /// Collects the steps and the problems of one recipe entry.
@@ -60,6 +78,16 @@ impl<'a> PlanBuilder<'a> {
 
     /// Acts on `site`, with `details` as the settings resolved for it.
     pub fn step(&mut self, site: &Site, details: Map<String, Value>) {
+        self.push(site, details, None);
+    }
+
+    /// Acts on `site`, a layer that consumes the values of `cut`'s group, as a part of removing units of it. Every
+    /// consumer of the group needs such a step, with the same `cut`.
+    pub fn step_in(&mut self, site: &Site, details: Map<String, Value>, cut: GroupCut) {
+        self.push(site, details, Some(cut));
+    }
+
+    fn push(&mut self, site: &Site, details: Map<String, Value>, cut: Option<GroupCut>) {
         self.steps.push(Step {
             site: site.clone(),
             entry: self.entry,
@@ -67,6 +95,7 @@ impl<'a> PlanBuilder<'a> {
             method: self.method.clone(),
             kind: self.kind,
             details,
+            cut,
         });
     }
 

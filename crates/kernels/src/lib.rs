@@ -35,7 +35,7 @@ pub use optimizer::{AdamWState, AdamWStep, adamw, clip_factor};
 pub use packed_matrix::{Code, PackedMatrix};
 pub use packing::{pack_rows, unpack_rows, words_per_row};
 pub use quantize::{
-    QuantizedRows, TokenQuant, fake_binarize_rows, fake_quantize_rows, quantize_rows, round_half_even,
-    rows_in_one_pass,
+    QuantizedRows, TokenQuant, fake_binarize_rows, fake_quantize_rows, fake_ternarize_rows, quantize_rows,
+    round_half_even, rows_in_one_pass,
 };
 pub use registry::register;

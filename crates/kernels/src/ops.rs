@@ -37,6 +37,11 @@ pub trait CompressOps: Backend {
         portable::fake_binarize_rows(x)
     }
 
+    /// See [`crate::fake_ternarize_rows`].
+    fn fake_ternarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        portable::fake_ternarize_rows(x)
+    }
+
     /// See [`crate::rows_in_one_pass`].
     fn rows_in_one_pass() -> bool {
         false
@@ -140,6 +145,10 @@ where
 
     fn fake_binarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         Tensor::from_inner(B::fake_binarize_rows(x.inner()))
+    }
+
+    fn fake_ternarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        Tensor::from_inner(B::fake_ternarize_rows(x.inner()))
     }
 
     fn rows_in_one_pass() -> bool {

@@ -140,7 +140,18 @@ pub fn fake_binarize_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     }
 }
 
-/// Whether [`fake_quantize_rows`] and [`fake_binarize_rows`] are one pass over memory on this backend.
+/// Ternary values of each row (Li, Liu 2016, arXiv 1605.04711, equations 3 and 6): zero up to the threshold
+/// `0.7 mean|x|`, beyond it the sign times the mean magnitude of what is beyond.
+///
+/// `x: [rows, columns]`, the result likewise. Not differentiable in a useful way, as [`fake_quantize_rows`].
+pub fn fake_ternarize_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    match lookup::<B>() {
+        Some(ops) => (ops.fake_ternarize_rows)(x),
+        None => portable::fake_ternarize_rows(x),
+    }
+}
+
+/// Whether [`fake_quantize_rows`], [`fake_binarize_rows`] and [`fake_ternarize_rows`] are one pass over memory on this backend.
 pub fn rows_in_one_pass<B: Backend>() -> bool {
     lookup::<B>().is_some_and(|ops| (ops.rows_in_one_pass)())
 }

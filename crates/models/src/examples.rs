@@ -215,6 +215,50 @@ impl Examples {
     }
 }
 
+impl Examples {
+    /// [`batch`](Self::batch) for training: images are moved by up to four pixels in each direction, black coming in at
+    /// the borders, and mirrored in half of the cases (He et al. 2016, arXiv 1512.03385, section 4.2), each as `seed`
+    /// and its number say. Texts and windows stay as they are.
+    ///
+    /// # Panics
+    /// When an index is not below [`len`](Self::len).
+    pub fn augmented<B: Backend>(&self, examples: &[usize], seed: u64, device: &B::Device) -> Batch<B> {
+        let Kind::Images { records, mean, std } = &self.kind else { return self.batch(examples, device) };
+        let record = |e: &usize| {
+            let mut random = SplitMix(seed ^ (*e as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            moved(&records[e * RECORD_BYTES..][..RECORD_BYTES], &mut random)
+        };
+        let rows: Vec<Vec<u8>> = examples.iter().map(record).collect();
+        let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
+        let targets = rows.iter().map(|r| i32::from(r[0])).collect();
+        Batch { inputs: images(&rows, *mean, *std, device), targets: ints(targets, device) }
+    }
+}
+
+/// Pixels by which an image is moved at most.
+const MOVED: u64 = 4;
+
+/// A record whose image is moved and mirrored at random.
+fn moved(record: &[u8], random: &mut SplitMix) -> Vec<u8> {
+    let shift = |random: &mut SplitMix| (random.next() % (2 * MOVED + 1)) as usize;
+    let (down, right, mirrored) = (shift(random), shift(random), random.next() & 1 == 1);
+    let (side, border) = (IMAGE_SIDE, MOVED as usize);
+    let mut changed = vec![0; record.len()];
+    changed[0] = record[0];
+    let planes = record[1..].chunks(side * side).zip(changed[1..].chunks_mut(side * side));
+    for (from, to) in planes {
+        for (at, pixel) in to.iter_mut().enumerate() {
+            let (row, column) = (at / side, at % side);
+            let column = if mirrored { side - 1 - column } else { column };
+            let inside = |at: usize, by: usize| (at + by).checked_sub(border).filter(|at| *at < side);
+            if let (Some(row), Some(column)) = (inside(row, down), inside(column, right)) {
+                *pixel = from[row * side + column];
+            }
+        }
+    }
+    changed
+}
+
 impl From<Kind> for Examples {
     fn from(kind: Kind) -> Self {
         Self { kind, multiple: 1 }
@@ -373,6 +417,27 @@ mod tests {
         let Inputs::Tokens { ids, mask: None } = batch.inputs else { panic!("tokens without a mask") };
         ids.into_data().assert_eq(&TensorData::from([[0, 1, 2, 3], [4, 5, 6, 7]]), false);
         batch.targets.into_data().assert_eq(&TensorData::from([1, 2, 3, 4, 5, 6, 7, 8]), false);
+    }
+
+    #[test]
+    fn images_are_moved_and_mirrored_as_the_seed_says() {
+        let mut record = vec![0u8; RECORD_BYTES];
+        record[0] = 3;
+        // One bright pixel in each plane, at row 10 and column 20.
+        (0..3).for_each(|plane| record[1 + plane * 1024 + 10 * 32 + 20] = 200);
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..2000 {
+            let changed = moved(&record, &mut SplitMix(seed));
+            assert_eq!(changed, moved(&record, &mut SplitMix(seed)));
+            let bright: Vec<usize> =
+                (1..RECORD_BYTES).filter(|i| changed[*i] == 200).map(|i| i - 1).collect();
+            assert_eq!((changed[0], bright.len()), (3, 3));
+            assert!(bright.windows(2).all(|b| b[1] - b[0] == 1024), "all planes alike");
+            seen.insert((bright[0] / 32, bright[0] % 32));
+        }
+        // Nine rows, and nine columns around each of 20 and its mirror image 11: 7 to 24.
+        assert_eq!(seen.len(), 9 * 18);
+        assert!(seen.iter().all(|(row, column)| (6..=14).contains(row) && (7..=24).contains(column)));
     }
 
     #[test]

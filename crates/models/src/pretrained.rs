@@ -33,7 +33,9 @@ pub trait Pretrained<B: Backend>:
     /// How its checkpoint's tensors are called and laid out.
     fn naming(&self) -> Naming;
 
-    /// The configuration with the number of layers that the model has now.
+    /// The configuration with the number of layers that the model has now, and with its dimensions as far as a
+    /// configuration of this architecture can state them: those that all layers share. A model from it has the
+    /// dimensions of the one that it was made for where this one has others still.
     fn config_now(&self, config: &Self::Config) -> Self::Config;
 
     /// One row of scores per text or image, `[batch, classes]`; for language models one per token,
@@ -56,6 +58,18 @@ pub trait Pretrained<B: Backend>:
         view.sites.retain(|site| !site.is_empty());
         view
     }
+}
+
+/// Whether the parameters of two models have the same shapes. Lazy weights stay lazy.
+pub(crate) fn same_shapes<B: Backend, M: Module<B>>(one: &M, other: &M) -> bool {
+    let shapes = |model: &M| ModelView::of(model).parameters.into_iter().map(|p| p.shape).collect::<Vec<_>>();
+    shapes(one) == shapes(other)
+}
+
+/// The value that all of these have, if there is one.
+pub(crate) fn uniform(mut values: impl Iterator<Item = usize>) -> Option<usize> {
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)
 }
 
 /// A model with the weights of a folder.

@@ -1,7 +1,8 @@
 //! Attention that can lose heads.
 
 use crate::module::{drop_in_module, needs::*};
-use crate::{Compressible, Initializer, LayerMut, LayerPath, Linear, LinearConfig};
+use crate::{Compressible, Initializer, LayerMut, LayerPath, Linear, LinearConfig, Number};
+use briquette_core::Counts;
 use burn::config::Config;
 use burn::nn::attention::MultiHeadAttentionRecord;
 use burn::nn::{Dropout, DropoutConfig};
@@ -94,7 +95,7 @@ pub struct MultiHeadAttention<B: Backend> {
 drop_in_module! {
     MultiHeadAttention, MultiHeadAttentionRecord,
     parameters [query, key, value, output],
-    packed [],
+    slots [],
     settings [dropout, d_model, n_heads, d_head, min_float, quiet_softmax],
     empty [dropout, activation, d_model, n_heads, d_k, min_float, quiet_softmax],
 }
@@ -219,7 +220,8 @@ impl<B: Backend> Compressible<B> for MultiHeadAttention<B> {
             at.pop();
         }
         at.push("n_heads", "n_heads");
-        visit(at, LayerMut::Field(&mut self.n_heads));
+        let counts = Counts::Parts { sections: 1 };
+        visit(at, LayerMut::Number(Number { value: &mut self.n_heads, layer: "query", counts }));
         at.pop();
     }
 }

@@ -1,6 +1,7 @@
 //! Typed access to the layers of a model.
 
-use crate::{Conv2d, Embedding, LayerPath, Linear, MultiHeadAttention};
+use crate::{Conv2d, Embedding, LayerNorm, LayerPath, Linear, MultiHeadAttention};
+use briquette_core::{Counts, OutputCount};
 use burn::prelude::*;
 
 /// A model whose layers can be reached as what they are.
@@ -37,6 +38,30 @@ use burn::prelude::*;
 /// `#[compressible(name = "..")]` says otherwise. `#[compressible(skip)]` leaves out the inside of a
 /// field, whose type then need not implement this trait.
 ///
+/// Pruning changes numbers that a model holds beside its layers. A `usize` field says what it counts:
+/// - `#[compressible(counts = "query")]`: equal runs of the outputs of the field `query`, such as its heads;
+/// - `#[compressible(counts = "c_attn", sections = 3)]`: the same where one layer makes queries, keys and values;
+/// - `#[compressible(before = "conv2")]`: an index into the outputs of `conv2`, such as the number of zero channels
+///   that a shortcut puts before its own.
+///
+/// ```
+/// # use briquette_nn::{Compressible, Linear};
+/// # use burn::prelude::*;
+/// #[derive(Module, Debug, Compressible)]
+/// struct GroupedQueryAttention<B: Backend> {
+///     query: Linear<B>,
+///     key: Linear<B>,
+///     value: Linear<B>,
+///     output: Linear<B>,
+///     #[compressible(counts = "query")]
+///     n_heads: usize,
+///     #[compressible(counts = "key")]
+///     n_key_value_heads: usize,
+///     #[compressible(skip)]
+///     d_head: usize,
+/// }
+/// ```
+///
 /// Enums and tuple structs implement it by hand, with the same path components as burn's derive: the
 /// variant's name, then the field's.
 #[diagnostic::on_unimplemented(
@@ -66,15 +91,43 @@ pub enum LayerMut<'a, B: Backend> {
     Embedding(&'a mut Embedding<B>),
     /// A drop-in convolution.
     Conv2d(&'a mut Conv2d<B>),
+    /// A drop-in layer normalization.
+    LayerNorm(&'a mut LayerNorm<B>),
+    /// burn's batch normalization, whose running statistics are removed with their channels.
+    BatchNorm(&'a mut burn::nn::BatchNorm<B>),
     /// A drop-in attention, before its four linear layers and its number of heads.
     Attention(&'a mut MultiHeadAttention<B>),
     /// A list of blocks, before its elements.
     Layers(&'a mut dyn LayerList),
-    /// A number that a field holds, such as a number of heads.
+    /// A number that a field holds and nothing is known of.
     Field(&'a mut usize),
+    /// A number that follows from the outputs of a layer, such as a number of heads.
+    Number(Number<'a>),
     /// Any other module: it has a name and maybe parameters, but nothing that compression changes
     /// other than through burn's own mappers.
     Other,
+}
+
+/// A number that changes when outputs of a layer are removed.
+pub struct Number<'a> {
+    /// The number.
+    pub value: &'a mut usize,
+    /// Field path of the layer within the struct that holds the number.
+    pub layer: &'static str,
+    /// How the number follows from the layer's outputs.
+    pub counts: Counts,
+}
+
+impl Number<'_> {
+    /// What is known of the number, which stands at `at`.
+    pub fn counted(&self, at: &LayerPath) -> OutputCount {
+        let layer = match at.path().rsplit_once('.') {
+            Some((above, _)) => format!("{above}.{}", self.layer),
+            None => self.layer.to_string(),
+        };
+        let (name, path) = (at.name().to_string(), at.path().to_string());
+        OutputCount { name, path, layer, value: *self.value, counts: self.counts }
+    }
 }
 
 /// A list of blocks that can lose some.

@@ -85,7 +85,7 @@ pub struct Conv2d<B: Backend> {
 drop_in_module! {
     Conv2d, Conv2dRecord,
     parameters [weight, bias],
-    packed [packed],
+    slots [packed],
     settings [stride, kernel_size, dilation, groups, padding, input],
     empty [stride, kernel_size, dilation, groups, padding],
 }

@@ -45,7 +45,7 @@ pub struct Embedding<B: Backend> {
 drop_in_module! {
     Embedding, EmbeddingRecord,
     parameters [weight],
-    packed [packed],
+    slots [packed],
     settings [],
     empty [],
 }

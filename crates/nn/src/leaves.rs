@@ -20,6 +20,12 @@ macro_rules! other {
     };
 }
 
+impl<B: Backend> Compressible<B> for nn::BatchNorm<B> {
+    fn layers_mut(&mut self, at: &mut LayerPath, visit: &mut Visit<'_, B>) {
+        visit(at, LayerMut::BatchNorm(self));
+    }
+}
+
 /// Data without a name.
 macro_rules! nothing {
     ($([$($generics:tt)*] $type:ty;)*) => {
@@ -43,7 +49,6 @@ other! {
     [] nn::conv::ConvTranspose3d<B>;
     [] nn::conv::DeformConv2d<B>;
 
-    [] nn::BatchNorm<B>;
     [] nn::GroupNorm<B>;
     [] nn::InstanceNorm<B>;
     [] nn::LayerNorm<B>;

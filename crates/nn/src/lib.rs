@@ -21,6 +21,7 @@ mod linear;
 mod module;
 mod names;
 mod path;
+mod removal;
 mod slots;
 mod taps;
 
@@ -28,18 +29,20 @@ pub use attention::{MhaInput, MhaOutput, MultiHeadAttention, MultiHeadAttentionC
 pub use blocks::{BlockState, Blocks};
 pub use briquette_nn_derive::Compressible;
 pub use burn::nn::{Initializer, LinearLayout, PaddingConfig2d};
-pub use compressible::{Compressible, LayerList, LayerMut, visit_layers};
+pub use compressible::{Compressible, LayerList, LayerMut, Number, visit_layers};
 pub use conv::{Conv2d, Conv2dConfig};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use names::{model_view, name_table};
 pub use path::LayerPath;
+pub use removal::{AxisCut, Cuts, RemovalError, Removing, cut, remove, unshare, unshare_layer};
 pub use slots::token_quant;
 pub use taps::{Recorder, TapShape, Tapped, Taps, Wanted};
 
 /// What the derive's expansion refers to; not for direct use.
 #[doc(hidden)]
 pub mod export {
+    pub use briquette_core::Counts;
     pub use burn::tensor::backend::Backend;
 }

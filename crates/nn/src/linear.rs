@@ -58,7 +58,7 @@ pub struct Linear<B: Backend> {
 drop_in_module! {
     Linear, LinearRecord,
     parameters [weight, bias],
-    packed [packed],
+    slots [packed],
     settings [input],
     empty [],
 }

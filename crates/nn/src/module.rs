@@ -9,14 +9,14 @@ use burn::prelude::*;
 /// go by position, would then not load in either direction.
 ///
 /// - `parameters`: fields of the record that hold something; visited, mapped, saved.
-/// - `packed`: a [`PackedSlot`](crate::slots::PackedSlot); moved and converted, never visited.
+/// - `slots`: a slot of [`crate::slots`]; moved and converted, never visited.
 /// - `settings`: plain data; copied.
 /// - `empty`: the other fields of the record.
 macro_rules! drop_in_module {
     (
         $layer:ident, $record:ident,
         parameters [$($parameter:ident),*],
-        packed [$($packed:ident),*],
+        slots [$($slot:ident),*],
         settings [$($setting:ident),*],
         empty [$($empty:ident),*] $(,)?
     ) => {
@@ -25,14 +25,14 @@ macro_rules! drop_in_module {
 
             fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
                 $(let devices = Module::<B>::collect_devices(&self.$parameter, devices);)*
-                $(let devices = self.$packed.collect_devices(devices);)*
+                $(let devices = self.$slot.collect_devices(devices);)*
                 devices
             }
 
             fn fork(self, device: &B::Device) -> Self {
                 Self {
                     $($parameter: Module::<B>::fork(self.$parameter, device),)*
-                    $($packed: self.$packed.to_device(device),)*
+                    $($slot: self.$slot.to_device(device),)*
                     $($setting: self.$setting,)*
                 }
             }
@@ -40,7 +40,7 @@ macro_rules! drop_in_module {
             fn to_device(self, device: &B::Device) -> Self {
                 Self {
                     $($parameter: Module::<B>::to_device(self.$parameter, device),)*
-                    $($packed: self.$packed.to_device(device),)*
+                    $($slot: self.$slot.to_device(device),)*
                     $($setting: self.$setting,)*
                 }
             }
@@ -65,7 +65,7 @@ macro_rules! drop_in_module {
                         mapper.exit_module(stringify!($parameter), concat!("Struct:", stringify!($layer)));
                         mapped
                     },)*
-                    $($packed: self.$packed,)*
+                    $($slot: self.$slot,)*
                     $($setting: self.$setting,)*
                 }
             }
@@ -73,7 +73,7 @@ macro_rules! drop_in_module {
             fn load_record(self, record: Self::Record) -> Self {
                 Self {
                     $($parameter: Module::<B>::load_record(self.$parameter, record.$parameter),)*
-                    $($packed: self.$packed,)*
+                    $($slot: self.$slot,)*
                     $($setting: self.$setting,)*
                 }
             }
@@ -92,7 +92,7 @@ macro_rules! drop_in_module {
             fn valid(&self) -> Self::InnerModule {
                 $layer {
                     $($parameter: AutodiffModule::<B>::valid(&self.$parameter),)*
-                    $($packed: self.$packed.valid(),)*
+                    $($slot: AutodiffSlot::<B>::valid(&self.$slot),)*
                     $($setting: self.$setting.clone(),)*
                 }
             }
@@ -100,7 +100,7 @@ macro_rules! drop_in_module {
             fn from_inner(module: Self::InnerModule) -> Self {
                 Self {
                     $($parameter: AutodiffModule::<B>::from_inner(module.$parameter),)*
-                    $($packed: crate::slots::PackedSlot::from_inner(module.$packed),)*
+                    $($slot: AutodiffSlot::<B>::from_inner(module.$slot),)*
                     $($setting: module.$setting,)*
                 }
             }
@@ -121,7 +121,7 @@ macro_rules! drop_in_module {
                 content
                     .set_top_level_type(&stringify!($layer))
                     $(.add(stringify!($parameter), &self.$parameter))*
-                    $(.add_debug_attribute(stringify!($packed), &self.$packed))*
+                    $(.add_debug_attribute(stringify!($slot), &self.$slot))*
                     $(.add_debug_attribute(stringify!($setting), &self.$setting))*
                     .optional()
             }
@@ -150,6 +150,7 @@ pub(crate) fn count<B: Backend, M: Module<B>>(module: &M) -> usize {
 
 /// What the macro's expansion needs in scope.
 pub(crate) mod needs {
+    pub(crate) use crate::slots::AutodiffSlot;
     pub(crate) use burn::module::{
         AutodiffModule, Content, Devices, DisplaySettings, HasAutodiffModule, ModuleDisplay,
         ModuleDisplayDefault, ModuleMapper, ModuleVisitor,

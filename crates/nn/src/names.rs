@@ -20,8 +20,11 @@ pub fn name_table<B: Backend, M: Module<B> + Compressible<B>>(model: &M) -> Name
         if let Some(drop_in) = is_drop_in(&layer) {
             known.insert(at.path().to_string(), (at.name().to_string(), drop_in));
         }
-        if let LayerMut::Layers(list) = layer {
-            table.insert_list(at.path(), list.len());
+        match layer {
+            LayerMut::Layers(list) => table.insert_list(at.path(), list.len()),
+            LayerMut::LayerNorm(_) => table.insert_layer_norm(at.path()),
+            LayerMut::Number(number) => table.insert_count(number.counted(at)),
+            _ => {}
         }
     });
     let mut complete = Complete { at: Vec::new(), known };
@@ -47,7 +50,8 @@ fn is_drop_in<B: Backend>(layer: &LayerMut<'_, B>) -> Option<bool> {
     match layer {
         LayerMut::Linear(_) | LayerMut::Embedding(_) | LayerMut::Conv2d(_) => Some(true),
         LayerMut::Attention(_) | LayerMut::Layers(_) | LayerMut::Other => Some(false),
-        LayerMut::Field(_) => None,
+        LayerMut::LayerNorm(_) | LayerMut::BatchNorm(_) => Some(false),
+        LayerMut::Field(_) | LayerMut::Number(_) => None,
     }
 }
 

@@ -118,15 +118,61 @@ impl<B: Backend> PackedSlot<B> {
     }
 }
 
-impl<B: AutodiffBackend> PackedSlot<B> {
-    pub(crate) fn valid(&self) -> PackedSlot<B::InnerBackend> {
+/// What a layer holds beside its parameters, on a backend with gradients.
+pub(crate) trait AutodiffSlot<B: AutodiffBackend> {
+    /// The same without gradients.
+    type Inner;
+
+    fn valid(&self) -> Self::Inner;
+
+    fn from_inner(inner: Self::Inner) -> Self;
+}
+
+/// Which entries of the last axis a normalization counts: 1 for those that stay, 0 for those that are masked. No
+/// parameter: nothing visits, maps or records it.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptSlot<B: Backend>(pub(crate) Option<Tensor<B, 1>>);
+
+impl<B: Backend> Default for KeptSlot<B> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<B: Backend> KeptSlot<B> {
+    pub(crate) fn to_device(&self, device: &B::Device) -> Self {
+        Self(self.0.clone().map(|mask| mask.to_device(device)))
+    }
+
+    pub(crate) fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
+        // The mask lies where the parameters lie.
+        devices
+    }
+}
+
+impl<B: AutodiffBackend> AutodiffSlot<B> for KeptSlot<B> {
+    type Inner = KeptSlot<B::InnerBackend>;
+
+    fn valid(&self) -> Self::Inner {
+        KeptSlot(self.0.clone().map(Tensor::inner))
+    }
+
+    fn from_inner(inner: Self::Inner) -> Self {
+        Self(inner.0.map(Tensor::from_inner))
+    }
+}
+
+impl<B: AutodiffBackend> AutodiffSlot<B> for PackedSlot<B> {
+    type Inner = PackedSlot<B::InnerBackend>;
+
+    fn valid(&self) -> PackedSlot<B::InnerBackend> {
         PackedSlot {
             matrix: self.matrix.as_ref().map(|packed| packed.inner()),
             low_rank: self.low_rank.clone().map(|l| LowRank { left: l.left.inner(), right: l.right.inner() }),
         }
     }
 
-    pub(crate) fn from_inner(slot: PackedSlot<B::InnerBackend>) -> Self {
+    fn from_inner(slot: PackedSlot<B::InnerBackend>) -> Self {
         Self {
             matrix: slot.matrix.map(PackedMatrix::from_inner),
             low_rank: slot

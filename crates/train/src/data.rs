@@ -17,4 +17,15 @@ pub trait TrainingData {
         examples: &[usize],
         device: &B::Device,
     ) -> (Self::Input<B>, Tensor<B, 1, Int>);
+
+    /// [`batch`](Self::batch) changed at random as `seed` says, where such data are: the same seed gives the same batch.
+    /// Default: as it is.
+    fn augmented<B: Backend>(
+        &self,
+        examples: &[usize],
+        _seed: u64,
+        device: &B::Device,
+    ) -> (Self::Input<B>, Tensor<B, 1, Int>) {
+        self.batch(examples, device)
+    }
 }

@@ -10,6 +10,9 @@ pub enum TrainError {
     /// Neither the recipe nor the caller says how long to train.
     #[error("training: the number of epochs is said nowhere: give `--epochs` or `training.epochs`")]
     NoEpochs,
+    /// Images are to be changed where there are none.
+    #[error("training.augmentation: changes images, and this model reads none")]
+    NoImages,
     /// No batch can be made.
     #[error("the training data give no batch of {batch} examples")]
     NoData {

@@ -17,6 +17,7 @@ mod layer_by_layer;
 pub mod learner;
 mod learning_rate;
 mod optimizer;
+mod removal;
 mod sensitivity;
 mod settings;
 mod teacher;

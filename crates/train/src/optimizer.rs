@@ -1,7 +1,8 @@
 //! AdamW and SGD with decay groups.
 
 use crate::clipping::common_factor;
-use briquette_composer::{OptimizerKind, Trainable, Trained};
+use crate::removal::narrowed;
+use briquette_composer::{FollowsRemoval, OptimizerKind, Removals, Trainable, Trained};
 use briquette_core::SessionState;
 use briquette_kernels::{self as kernels, AdamWState, AdamWStep};
 use burn::module::{ModuleMapper, Param};
@@ -160,7 +161,8 @@ fn sgd<B: Backend, const D: usize>(
     (weight, Moments { first, second: None, time })
 }
 
-type Records<B> = <OptimizerAdaptor<Rule, SessionState<B>, B> as Optimizer<SessionState<B>, B>>::Record;
+pub(crate) type Records<B> =
+    <OptimizerAdaptor<Rule, SessionState<B>, B> as Optimizer<SessionState<B>, B>>::Record;
 
 /// Steps a session's parameters in three groups: weights (rank 2 and more) with decay, vectors (biases,
 /// normalizations) without, what methods learn without and at its own learning rate.
@@ -216,6 +218,12 @@ impl<B: AutodiffBackend, M: Trainable<B>> Optimizer<Trained<B, M>, B> for Groupe
 
     fn load_record(self, records: Self::Record) -> Self {
         Self { records, ..self }
+    }
+}
+
+impl<B: AutodiffBackend> FollowsRemoval for Grouped<B> {
+    fn follow(&mut self, removals: &Removals) {
+        self.records = narrowed(std::mem::take(&mut self.records), removals);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use crate::optimizer::Rule;
-use briquette_composer::{Decay, Keep, OptimizerKind, TrainingSettings};
+use briquette_composer::{Augmentation, Decay, Keep, OptimizerKind, TrainingSettings};
 use serde::Serialize;
 
 /// What kind of model is trained: decides the defaults of [`TrainingSettings`].
@@ -47,6 +47,8 @@ pub struct Settings {
     pub dropout: bool,
     /// Longest text, in tokens.
     pub max_tokens: Option<usize>,
+    /// Whether images are moved and mirrored.
+    pub augmentation: Augmentation,
     /// Which parameters are kept.
     pub keep: Keep,
     /// Steps between checkpoints; `None` for a checkpoint every minute.
@@ -59,7 +61,7 @@ impl Settings {
     /// Fills in what was not said, for a model of this `purpose`, with or without a teacher.
     ///
     /// # Errors
-    /// When the number of epochs was not said.
+    /// When the number of epochs was not said, or something was said that this kind of model has not.
     pub fn resolve(
         said: &TrainingSettings,
         purpose: Purpose,
@@ -67,6 +69,9 @@ impl Settings {
         seed: u64,
     ) -> Result<Self, TrainError> {
         let image = purpose == Purpose::Vision;
+        if said.augmentation.is_some() && !image {
+            return Err(TrainError::NoImages);
+        }
         let (batch, lr) = match purpose {
             Purpose::Classification => (64, 5e-5),
             Purpose::LanguageModel => (16, 3e-4),
@@ -88,6 +93,11 @@ impl Settings {
             learned_lr: said.learned_lr.unwrap_or(1.0),
             dropout: said.dropout.unwrap_or(!teacher),
             max_tokens: said.max_tokens,
+            augmentation: said.augmentation.unwrap_or(if image {
+                Augmentation::CropFlip
+            } else {
+                Augmentation::None
+            }),
             keep: said.keep.unwrap_or(Keep::Last),
             checkpoint_every: said.checkpoint_every,
             seed,

@@ -8,7 +8,7 @@ use crate::optimizer::Grouped;
 use crate::sensitivity;
 use crate::settings::Settings;
 use crate::teacher::Guide;
-use briquette_composer::{Keep, Session, Trainable, Trained};
+use briquette_composer::{Augmentation, Keep, Session, Trainable, Trained};
 use briquette_core::host_floats;
 use briquette_nn::Tapped;
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -201,10 +201,11 @@ where
         let mut last = None;
         for (n, batch) in batches.iter().enumerate() {
             // Dropout draws what it draws at this step, whatever happened before.
-            B::seed(&self.device, mixed(self.settings.seed, (step * self.settings.accumulate + n) as u64));
-            let (input, targets) = self.data.batch::<B>(batch, &self.device);
+            let seed = mixed(self.settings.seed, (step * self.settings.accumulate + n) as u64);
+            B::seed(&self.device, seed);
+            let (input, targets) = self.batch::<B>(batch, seed, &self.device);
             let student = self.session.view().tapped(input, self.guide.wanted(stage));
-            let teacher = || self.data.batch::<B::InnerBackend>(batch, &self.device).0;
+            let teacher = || self.batch::<B::InnerBackend>(batch, seed, &self.device).0;
             let loss = self.guide.loss(stage, &student, teacher, targets) / batches.len() as f64;
             let mut gradients = loss.backward();
             self.guide.collect(&mut gradients);
@@ -221,6 +222,19 @@ where
         self.session.apply(gradients, &mut self.optimizer, lr);
         self.guide.apply(lr);
         last.expect("a step has at least one batch")
+    }
+
+    /// A batch as this training sees it at a step with this seed.
+    fn batch<C: Backend>(
+        &self,
+        examples: &[usize],
+        seed: u64,
+        device: &C::Device,
+    ) -> (D::Input<C>, Tensor<C, 1, Int>) {
+        match self.settings.augmentation {
+            Augmentation::None => self.data.batch::<C>(examples, device),
+            Augmentation::CropFlip => self.data.augmented::<C>(examples, seed, device),
+        }
     }
 
     /// Eigenvalues of the blocks, where the plan wants them and they matter at this step.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use briquette_composer::{Decay, Keep, LayerByLayerSettings, TrainingSettings};
+use briquette_composer::{Augmentation, Decay, Keep, LayerByLayerSettings, TrainingSettings};
 use briquette_distill::{Distillation, DistillationSettings, Preset};
 use briquette_nn::{Tapped, Wanted};
 use briquette_train::{
@@ -165,7 +165,7 @@ fn every_setting_changes_the_result() {
     assert_eq!(usual, trained_with(|_| {}), "the same settings give the same bits");
     assert_eq!(usual, trained_with(|s| s.checkpoint_every = None), "checkpoints change nothing");
     type Change = (&'static str, fn(&mut Settings));
-    let changes: [Change; 11] = [
+    let changes: [Change; 12] = [
         ("epochs", |s| s.epochs = 3),
         ("batch", |s| s.batch = 12),
         ("lr", |s| s.lr = 0.01),
@@ -177,11 +177,24 @@ fn every_setting_changes_the_result() {
         ("warmup", |s| s.warmup = 0.5),
         ("accumulate", |s| s.accumulate = 2),
         ("clip", |s| s.clip = Some(1e-3)),
+        ("augmentation", |s| s.augmentation = Augmentation::CropFlip),
     ];
     for (name, change) in changes {
         assert_ne!(usual, trained_with(change), "{name}");
     }
     assert_ne!(usual, trained_with(|s| s.seed = 4), "seed");
+}
+
+#[test]
+fn only_models_of_images_have_them_changed() {
+    let said =
+        TrainingSettings { epochs: Some(1), augmentation: Some(Augmentation::None), ..Default::default() };
+    let resolve = |purpose| Settings::resolve(&said, purpose, false, 0);
+    assert!(resolve(Purpose::Classification).unwrap_err().to_string().contains("augmentation"));
+    assert_eq!(resolve(Purpose::Vision).unwrap().augmentation, Augmentation::None);
+    let usual = TrainingSettings { augmentation: None, ..said.clone() };
+    let usual = Settings::resolve(&usual, Purpose::Vision, false, 0).unwrap();
+    assert_eq!(usual.augmentation, Augmentation::CropFlip);
 }
 
 #[test]

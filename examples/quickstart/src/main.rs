@@ -142,6 +142,7 @@ fn compare(before: &Classifier, after: &Classifier, artefact: &Artefact, test: &
             data: "generated sentences".into(),
         }),
         training: None,
+        removed: Vec::new(),
         latency: Some(Latency {
             batch: measure::BATCH,
             seq: LENGTH,

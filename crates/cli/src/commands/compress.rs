@@ -10,8 +10,10 @@ use crate::progress::Progress;
 use crate::reduction;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Source, Staged, sha256_hex, stage};
-use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, Training, methods};
-use briquette_composer::{Finished, Plan, Session};
+use briquette_composer::report::{
+    Bytes, Latency, LayerReport, Quality, RemovedReport, Report, Training, methods,
+};
+use briquette_composer::{FinishError, Finished, Plan, Session};
 use briquette_models::{
     CONFIG_FILE, Evaluation, Examples, Inputs, ModelJob, Pretrained, PretrainedConfig, Task, evaluate,
 };
@@ -51,7 +53,7 @@ impl Work for Compress<'_> {
             let text = format!("{}: is compressed already; compress the original", opened.folder.display());
             return Err(CliError::Usage(text));
         }
-        let plan: Plan<B> = plan::make(&args.recipe, &opened.config.view())?;
+        let plan: Plan<B> = plan::make(&args.recipe, &opened.config)?;
         let read = |file: &PathBuf| opened.examples(file, on);
         let calib = args.calib.as_ref().map(read).transpose()?;
         let eval = args.eval.as_ref().map(read).transpose()?;
@@ -175,25 +177,33 @@ impl<B: Backend> Job<'_, B> {
         match (&self.calib, session.needs_calibration()) {
             (None, false) => Ok(()),
             (None, true) => {
-                let text = "the recipe asks for static input ranges: give data for them with --calib FILE";
+                let text = "the recipe asks for static input ranges or importance by inputs: give data for them with --calib FILE";
                 Err(CliError::Usage(text.into()))
             }
             (Some(_), false) if self.chosen => Ok(()),
-            (Some(_), false) => {
-                Err(CliError::Usage("--calib: the recipe has no static input ranges to calibrate".into()))
+            (Some(_), false) => Err(CliError::Usage(
+                "--calib: the recipe asks for nothing that is found by calibration".into(),
+            )),
+            (Some(examples), true) => {
+                session.observe_inputs(|model| self.show(model, examples, "observing"))?;
+                // Ranges of inputs are those of the model that is left.
+                session.remove_masked().map_err(FinishError::from)?;
+                session.calibrate(|model| self.show(model, examples, "calibrating"))
             }
-            (Some(examples), true) => session.calibrate(|model| {
-                let mut progress = Progress::new("calibrating");
-                let mut done = 0;
-                for part in examples.by_length(self.batch()) {
-                    let batch = examples.batch(&part, &self.on.device);
-                    let _ = model.logits(batch.inputs).into_data();
-                    done += part.len();
-                    progress.at(done, examples.len());
-                }
-                Ok(())
-            }),
         }
+    }
+
+    /// Runs the examples through a model.
+    fn show<M: Pretrained<B>>(&self, model: &M, examples: &Examples, what: &str) -> Result<(), CliError> {
+        let mut progress = Progress::new(what);
+        let mut done = 0;
+        for part in examples.by_length(self.batch()) {
+            let batch = examples.batch(&part, &self.on.device);
+            let _ = model.logits(batch.inputs).into_data();
+            done += part.len();
+            progress.at(done, examples.len());
+        }
+        Ok(())
     }
 
     fn stage<M: Pretrained<B>>(
@@ -271,6 +281,7 @@ impl<B: Backend> Job<'_, B> {
             bytes_after: Bytes::of(artefact.files()),
             methods: methods(manifest),
             layers: manifest.layers.iter().map(layer).collect(),
+            removed: RemovedReport::all(manifest),
             quality,
             latency,
             training: self.training.clone(),

@@ -5,11 +5,15 @@ use crate::error::CliError;
 use crate::model::Opened;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::Artefact;
-use briquette_composer::report::Bytes;
+use briquette_composer::report::{Bytes, RemovedReport};
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let opened = Opened::new(&args.dir)?;
     let view = opened.config.view();
+    let view = match &opened.artefact {
+        Some(artefact) => artefact.view(&view)?,
+        None => view,
+    };
     let task = opened.config.task();
     println!("{}", opened.folder.display());
     println!("measured by {}, {} parameters, {} layers", task.metric(), view.num_params(), view.sites.len());
@@ -32,6 +36,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
 fn packed(artefact: &Artefact) {
     let manifest = artefact.manifest();
     println!("artefact, format {}, by {}", manifest.format_version, manifest.written_by);
+    for RemovedReport { group, of, kept } in RemovedReport::all(manifest) {
+        println!("{group}  {kept} of {of} units");
+    }
     for layer in &manifest.layers {
         let input = match manifest.inputs.get(&layer.name) {
             Some(q) => format!(", input {} bits", q.bits),

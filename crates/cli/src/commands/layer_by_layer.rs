@@ -42,7 +42,7 @@ pub(super) fn run<B: Backend>(settings: LayerByLayerSettings, job: Job<'_, B>) -
             Examples::random(&job.opened.config.task(), count, settings.length, args.seed)?
         }
     };
-    let plan = plan::make(&args.recipe, &job.opened.config.view())?;
+    let plan = plan::make(&args.recipe, &job.opened.config)?;
     let config = &job.opened.config;
     let folder = &job.opened.folder;
     let done = config.run_blocks(Learn { job, plan, teacher, settings, examples });

@@ -23,6 +23,10 @@ use burn::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// Examples at most that methods see before the first step where importance depends on inputs; the paper of Wanda takes 128
+/// sequences of 2048 tokens.
+const SEEN: usize = 1024;
+
 /// Trains by `job` on the examples in `file`, then writes and reports as without training.
 pub(super) fn run<B: Backend>(job: Job<'_, B>, file: &Path) -> Result<(), CliError> {
     let teacher = job.args.teacher.as_deref().map(Opened::new).transpose()?;
@@ -34,7 +38,7 @@ pub(super) fn run<B: Backend>(job: Job<'_, B>, file: &Path) -> Result<(), CliErr
     if let Some(most) = settings.max_tokens {
         examples = examples.cut_to(most);
     }
-    let plan = plan::make(&job.args.recipe, &job.opened.config.view())?;
+    let plan = plan::make(&job.args.recipe, &job.opened.config)?;
     let config = &job.opened.config;
     config.run_training(Train { job, file, plan, teacher, settings, examples })
 }
@@ -104,7 +108,16 @@ impl<B: Backend> TrainingJob<Autodiff<B>> for Train<'_, B> {
         let student = self.reduced(student, teacher.as_ref())?;
         let student = if self.settings.dropout { student } else { student.without_dropout() };
         let distillation = self.distillation(&student, teacher.as_ref())?;
-        let session = self.plan.attach_training(&student, self.settings.seed);
+        let mut session = self.plan.attach_training(&student, self.settings.seed);
+        let seen = self.job.calib.as_ref().unwrap_or(&self.examples);
+        session.observe_inputs(|model| {
+            let every = seen.len().div_ceil(SEEN).max(1);
+            let picked: Vec<usize> = (0..seen.len()).step_by(every).collect();
+            for part in picked.chunks(self.job.batch().max(1)) {
+                let _ = model.logits(seen.batch(part, &on.device).inputs).into_data();
+            }
+            Ok::<(), CliError>(())
+        })?;
         let (outcome, digest) = self.train(session, teacher, distillation.clone(), &on)?;
         self.job.seconds.insert("train".into(), outcome.seconds);
         self.job.training = Some(self.record(&outcome, distillation));
@@ -250,6 +263,16 @@ impl TrainingData for Data<'_> {
 
     fn batch<B: Backend>(&self, examples: &[usize], device: &B::Device) -> (Inputs<B>, Tensor<B, 1, Int>) {
         let batch = self.0.batch(examples, device);
+        (batch.inputs, batch.targets)
+    }
+
+    fn augmented<B: Backend>(
+        &self,
+        examples: &[usize],
+        seed: u64,
+        device: &B::Device,
+    ) -> (Inputs<B>, Tensor<B, 1, Int>) {
+        let batch = self.0.augmented(examples, seed, device);
         (batch.inputs, batch.targets)
     }
 }

@@ -1,6 +1,7 @@
 //! `briquette.json`.
 
 use super::digest::sha256_hex;
+use super::indices::Indices;
 use briquette_core::{CodeKind, InputQuantization, LayerKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -75,6 +76,45 @@ pub struct ReductionRecord {
     pub of: usize,
 }
 
+/// What was removed of the source's parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemovalRecord {
+    /// The groups of parts that lost some.
+    pub groups: Vec<RemovedGroup>,
+    /// Numbers of the model that are no longer those of the source, by name: heads of attentions, groups of
+    /// convolutions, offsets of shortcuts.
+    pub numbers: BTreeMap<String, usize>,
+}
+
+/// What was removed of parts that can only go together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemovedGroup {
+    /// Name of the group: that of the first layer that makes its values.
+    pub group: String,
+    /// How many units the source had.
+    pub of: usize,
+    /// Which of them stay, counted from 0, as `0-4,6`.
+    pub kept: Indices,
+    /// The axes that are shorter than in the source.
+    pub axes: Vec<AxisRecord>,
+}
+
+/// An axis that is shorter than in the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AxisRecord {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// The axis; weights of linear layers are counted as `[in, out]`, whatever the file's orientation.
+    pub axis: usize,
+    /// Its length in the source.
+    pub of: usize,
+    /// Its length here.
+    pub kept: usize,
+}
+
 /// `briquette.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +132,9 @@ pub struct Manifest {
     /// Which layers are left, where the recipe reduced them.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub layer_reduction: Option<ReductionRecord>,
+    /// Which parts of layers are left, where the recipe removed some.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub removed: Option<RemovalRecord>,
     /// Packed layers, in model order.
     pub layers: Vec<LayerRecord>,
     /// Input quantization by layer name.

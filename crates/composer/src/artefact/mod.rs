@@ -16,14 +16,20 @@ mod decode;
 mod digest;
 mod encode;
 mod error;
+mod indices;
 mod manifest;
+mod narrow;
 mod read;
 mod write;
 
 pub use briquette_checkpoint::Naming;
 pub use digest::sha256_hex;
 pub use error::ArtefactError;
-pub use manifest::{FORMAT_VERSION, Format, LayerRecord, Manifest, ReductionRecord, ZeroLayout};
+pub use indices::Indices;
+pub use manifest::{
+    AxisRecord, FORMAT_VERSION, Format, LayerRecord, Manifest, ReductionRecord, RemovalRecord, RemovedGroup,
+    ZeroLayout,
+};
 pub use read::Artefact;
 pub use write::{Source, Staged, stage};
 

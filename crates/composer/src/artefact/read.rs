@@ -4,10 +4,11 @@ use super::decode::{check_record, expected, low_rank, packed, wrong};
 use super::digest::sha256_hex;
 use super::error::ArtefactError;
 use super::manifest::{FORMAT_VERSION, LayerRecord, Manifest};
+use super::narrow::{narrowed, narrowed_view};
 use super::{CONFIG, MANIFEST, TENSORS};
 use crate::session::set_packed;
 use briquette_checkpoint::{Naming, TensorFiles, load_module};
-use briquette_core::{InputQuantization, InputRange, LowRank};
+use briquette_core::{InputQuantization, InputRange, LowRank, ModelView};
 use briquette_kernels::PackedMatrix;
 use briquette_nn::{Compressible, LayerMut, visit_layers};
 use burn::prelude::*;
@@ -62,6 +63,18 @@ impl Artefact {
         &self.files
     }
 
+    /// The view of a model built from this artefact's configuration as narrow as it is here, where the configuration
+    /// could not say so.
+    ///
+    /// # Errors
+    /// When the manifest contradicts the view.
+    pub fn view(&self, view: &ModelView) -> Result<ModelView, ArtefactError> {
+        match &self.manifest.removed {
+            Some(removed) => narrowed_view(view, removed, &self.folder.join(MANIFEST)),
+            None => Ok(view.clone()),
+        }
+    }
+
     fn check(&self, record: &LayerRecord) -> Result<(), ArtefactError> {
         check_record(record).map_err(|reason| self.layer_error(&record.name, reason))?;
         let unsaid = format!("{}.low_rank_left", record.name);
@@ -88,7 +101,8 @@ impl Artefact {
     }
 
     /// `model`, built from this artefact's configuration, with its weights: packed ones in their
-    /// drop-in layers, inputs quantized as the manifest says.
+    /// drop-in layers, inputs quantized as the manifest says, and as narrow as it says where the configuration could
+    /// not say so.
     ///
     /// # Errors
     /// When a tensor is missing or contradicts the model.
@@ -103,7 +117,10 @@ impl Artefact {
             let weight = (packed::<B>(record, &self.files, device)?, low_rank(record, &self.files)?);
             weights.insert(record.name.as_str(), weight);
         }
-        let mut model = model;
+        let mut model = match &self.manifest.removed {
+            Some(removed) => narrowed(model, removed, naming, &self.folder.join(MANIFEST))?,
+            None => model,
+        };
         let mut placing = Placing { artefact: self, weights, placed: HashSet::new(), problem: None };
         visit_layers(&mut model, |at, layer| placing.visit(at.name(), layer));
         placing.finish()?;

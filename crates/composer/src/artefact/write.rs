@@ -2,9 +2,12 @@
 
 use super::digest::sha256_hex;
 use super::error::ArtefactError;
-use super::manifest::{FORMAT_VERSION, LayerRecord, Manifest, ReductionRecord};
+use super::indices::Indices;
+use super::manifest::{
+    AxisRecord, FORMAT_VERSION, LayerRecord, Manifest, ReductionRecord, RemovalRecord, RemovedGroup,
+};
 use super::{CONFIG, MANIFEST, TENSORS, compressed_tensors, encode};
-use crate::session::Finished;
+use crate::session::{Finished, Removed};
 use briquette_checkpoint::{Dtype, NamedTensor, Naming, module_tensors};
 use briquette_layer_reduce::ReducedLayers;
 use burn::prelude::*;
@@ -119,6 +122,20 @@ fn reduction_record(reduced: &ReducedLayers) -> Result<ReductionRecord, Artefact
     }
 }
 
+fn removal_record(removed: &Removed) -> RemovalRecord {
+    let groups = removed.groups.iter().map(|group| RemovedGroup {
+        group: group.kept.group.clone(),
+        of: group.kept.of,
+        kept: Indices(group.kept.units.clone()),
+        axes: group
+            .axes
+            .iter()
+            .map(|a| AxisRecord { tensor: a.tensor.clone(), axis: a.axis, of: a.of, kept: a.kept })
+            .collect(),
+    });
+    RemovalRecord { groups: groups.collect(), numbers: removed.numbers.clone() }
+}
+
 fn manifest<B: Backend, M: Module<B>>(
     finished: &Finished<B, M>,
     source: &Source<'_>,
@@ -139,6 +156,7 @@ fn manifest<B: Backend, M: Module<B>>(
         recipe: finished.plan.recipe().clone(),
         plan: finished.plan.to_json(),
         layer_reduction,
+        removed: finished.removed.as_ref().map(removal_record),
         layers,
         inputs: finished.inputs.clone(),
         made_from: source.made_from.clone(),

@@ -57,7 +57,9 @@ impl<B: Backend> Plan<B> {
             let text = format!("{} layers are given, the plan keeps {}", kept.len(), layers.count());
             return Err(Problem::Conflict(text));
         }
-        let view = full.keep_layers(&layers.list, &kept)?;
+        let mut view = full.keep_layers(&layers.list, &kept)?;
+        // Found for as many layers, which are all alike and called the same.
+        view.dependencies = self.model.dependencies.take();
         for step in &mut self.steps {
             // All layers of the list are alike, so each name is there, and only the properties of the very layer
             // that stays can differ.

@@ -14,7 +14,7 @@ mod training;
 pub use eigenvalue::EigenvalueEntry;
 pub use layer_by_layer::{BlockInput, LayerByLayerSettings};
 pub use layer_reduction::ReductionEntry;
-pub use training::{Decay, Keep, OptimizerKind, TrainingSettings};
+pub use training::{Augmentation, Decay, Keep, OptimizerKind, TrainingSettings};
 
 use briquette_core::fields::type_problem;
 use briquette_core::{Diagnostics, Problem, Selector};
@@ -22,9 +22,6 @@ use briquette_distill::DistillationSettings;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Techniques that recipes may name and this version does not carry out yet.
-pub(crate) const NOT_BUILT: [&str; 4] = ["sparse_pruning", "row_pruning", "head_pruning", "channel_pruning"];
 
 /// Root keys that both schemas have: what is done beside the methods on layers.
 const COMMON_KEYS: [&str; 3] = ["distillation", "layer_by_layer", "training"];
@@ -42,8 +39,6 @@ pub struct Entry {
     pub selector: Selector,
     /// Where the recipe states a key of the method's settings, if not at `place.key`.
     pub aliases: BTreeMap<String, String>,
-    /// Whether the entry already has problems of its own that were reported.
-    pub faulty: bool,
 }
 
 /// A recipe as written, with the problems that can be seen without a model.

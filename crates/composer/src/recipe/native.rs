@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `layer_reduction` | none | which layers stay, see [`briquette_layer_reduce::LayerReduction::read`]; done first, all entries speak of the layers that are left |
 //! | `steps` | required, beside `layer_reduction` optional | entries, each an object with one key: the method's name |
-//! | `compat` | none | `"deepspeed"`: every quantizer that does not say otherwise uses DeepSpeed's arithmetic |
+//! | `compat` | none | `"deepspeed"`: every quantizer and pruning method that does not say otherwise uses DeepSpeed's arithmetic |
 //! | `version` | 1 | of this schema |
 //! | `distillation` | none, the task's where there is a teacher | what is learnt from a teacher, see [`briquette_distill::DistillationSettings`] |
 //! | `eigenvalue` | none | sensitive blocks keep their bits longer, see [`briquette_quant::Eigenvalue`] |
@@ -27,7 +27,15 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Methods whose settings have the key `arithmetic`, which `compat` sets.
-const QUANTIZERS: [&str; 2] = ["weight_quantization", "activation_quantization"];
+const WITH_ARITHMETIC: [&str; 7] = [
+    "weight_quantization",
+    "activation_quantization",
+    "sparse_pruning",
+    "row_pruning",
+    "head_pruning",
+    "channel_pruning",
+    "width_pruning",
+];
 
 pub(super) fn read(value: &Value, recipe: &mut Recipe) {
     let out = &mut recipe.problems;
@@ -78,13 +86,12 @@ fn entry(step: &Value, place: &str, compat: Option<&str>, out: &mut Diagnostics)
         out.add(place, type_problem("an object", settings));
         return None;
     };
-    let before = out.len();
     let on = patterns(settings.shift_remove("on"), "on", &place, out);
     if on.is_none() {
         out.add(&place, Problem::Missing { key: "on".into() });
     }
     let except = patterns(settings.shift_remove("except"), "except", &place, out);
-    if let Some(name) = compat.filter(|_| QUANTIZERS.contains(&method.as_str())) {
+    if let Some(name) = compat.filter(|_| WITH_ARITHMETIC.contains(&method.as_str())) {
         settings.entry("arithmetic").or_insert_with(|| json!(name));
     }
     let selector = Selector { on: on.unwrap_or_default(), except: except.unwrap_or_default() };
@@ -94,7 +101,6 @@ fn entry(step: &Value, place: &str, compat: Option<&str>, out: &mut Diagnostics)
         settings: Value::Object(settings as Map<String, Value>),
         selector,
         aliases: BTreeMap::new(),
-        faulty: out.len() > before,
     })
 }
 

@@ -37,6 +37,17 @@ pub enum Keep {
     Best,
 }
 
+/// How images are changed before a model sees them in training, each time otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Augmentation {
+    /// As they are.
+    None,
+    /// Moved by up to four pixels in each direction, black coming in at the borders, and mirrored in half of the cases
+    /// (He et al. 2016, arXiv 1512.03385, section 4.2).
+    CropFlip,
+}
+
 /// How a model is trained: the recipe's `training`. What is `None` was not said, and a default that depends on
 /// the model's task takes its place.
 ///
@@ -56,6 +67,7 @@ pub enum Keep {
 /// | `learned_lr` | 1.0 | factor of the learning rate for what methods learn, such as scales |
 /// | `dropout` | `false` with a teacher, `true` without | a student that is told the answers is not overfitting |
 /// | `max_tokens` | the model's | longer texts are cut while training |
+/// | `augmentation` | `"crop_flip"` | `"none"` shows images as they are; images only |
 /// | `keep` | `"last"` | `"best"` needs evaluation data, and then chooses on them |
 /// | `checkpoint_every` | every minute | steps between checkpoints |
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,6 +102,8 @@ pub struct TrainingSettings {
     pub dropout: Option<bool>,
     /// Longest text, in tokens.
     pub max_tokens: Option<usize>,
+    /// How images are changed.
+    pub augmentation: Option<Augmentation>,
     /// Which parameters the artefact gets.
     pub keep: Option<Keep>,
     /// Steps between checkpoints.
@@ -102,6 +116,7 @@ impl TrainingSettings {
         let Some(mut f) = Fields::open(value, place, out) else { return Self::default() };
         let optimizers = [("adamw", OptimizerKind::Adamw), ("sgd", OptimizerKind::Sgd)];
         let decays = [("constant", Decay::Constant), ("linear", Decay::Linear), ("cosine", Decay::Cosine)];
+        let augmentations = [("none", Augmentation::None), ("crop_flip", Augmentation::CropFlip)];
         let keeps = [("last", Keep::Last), ("best", Keep::Best)];
         let read = Self {
             epochs: count(&mut f, "epochs", out),
@@ -119,6 +134,7 @@ impl TrainingSettings {
             learned_lr: number(&mut f, "learned_lr", |v| v > 0.0, "over 0", out),
             dropout: f.optional("dropout", out),
             max_tokens: count(&mut f, "max_tokens", out),
+            augmentation: f.choice("augmentation", &augmentations, out),
             keep: f.choice("keep", &keeps, out),
             checkpoint_every: count(&mut f, "checkpoint_every", out),
         };
@@ -182,7 +198,7 @@ mod tests {
         let value = json!({
             "epochs": 3, "batch": 8, "lr": 1e-4, "optimizer": "adamw", "weight_decay": 0.1, "beta_1": 0.8,
             "beta_2": 0.98, "decay": "cosine", "warmup": 0.1, "accumulate": 2, "clip": 0.0, "learned_lr": 10.0,
-            "dropout": true, "max_tokens": 64, "keep": "best", "checkpoint_every": 5
+            "dropout": true, "max_tokens": 64, "augmentation": "none", "keep": "best", "checkpoint_every": 5
         });
         let (settings, problems) = read(value.clone());
         assert!(problems.is_empty(), "{problems:?}");

@@ -1,7 +1,7 @@
 //! The end of a session: a plain or packed model and what the artefact says of it.
 
 use super::view::Setting;
-use super::{CalibrationError, Chain, Layers, Link, Session, layers_of};
+use super::{CalibrationError, Chain, Layers, Link, Removed, Session, ShrinkError, layers_of};
 use crate::plan::Plan;
 use briquette_core::{
     CodeKind, CodedWeight, Compensation, InputQuantization, LayerKind, Left, LowRank, SessionState, Site,
@@ -21,6 +21,9 @@ pub enum FinishError {
     /// Static ranges were never calibrated.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
+    /// What the masks leave out cannot be removed.
+    #[error(transparent)]
+    Shrink(#[from] ShrinkError),
     /// Weights that hold no numbers: no code stands for them.
     #[error("weights of {} are infinite or not numbers", .layers.join(", "))]
     NotFinite {
@@ -67,16 +70,18 @@ pub struct Finished<B: Backend, M: Module<B>> {
     pub layers: Vec<FinishedLayer>,
     /// Input quantization by layer name.
     pub inputs: BTreeMap<String, InputQuantization>,
+    /// What was removed for good, where anything was.
+    pub removed: Option<Removed>,
     /// The plan it came from.
     pub plan: Plan<B>,
     walk: Option<Layers<B, M>>,
 }
 
 impl<B: Backend, M: Module<B>> Session<B, M> {
-    /// Ends the session.
+    /// Ends the session: what is masked is removed, then weights are quantized.
     ///
     /// # Errors
-    /// When static input ranges are unknown, or a weight is infinite or not a number.
+    /// When static input ranges are unknown, masked units cannot be removed, or a weight is infinite or not a number.
     pub fn finish(self) -> Result<Finished<B, M>, FinishError> {
         self.finish_with(&mut |_, _| {})
     }
@@ -84,12 +89,13 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     /// [`finish`](Self::finish) that reports its progress: weights done, weights in all.
     ///
     /// # Errors
-    /// When static input ranges are unknown, or a weight is infinite or not a number.
+    /// When static input ranges are unknown, masked units cannot be removed, or a weight is infinite or not a number.
     pub fn finish_with(
         mut self,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Finished<B, M>, FinishError> {
         self.calibrated()?;
+        self.settle()?;
         let trained = self.trained.take().expect("taken out only within `step`");
         let total = self.chains.len();
         let mut bake = Bake {
@@ -109,7 +115,7 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
             .values()
             .map(|i| (i.site.name.clone(), InputQuantization { range: i.range_now(), ..i.quantization }))
             .collect();
-        Ok(Finished { model, layers, inputs, plan: self.plan, walk: self.layers })
+        Ok(Finished { model, layers, inputs, removed: self.removed, plan: self.plan, walk: self.layers })
     }
 }
 
@@ -193,9 +199,9 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Finished<B, M> {
     where
         M::InnerModule: Compressible<B::InnerBackend>,
     {
-        let Self { model, layers, inputs, .. } = self;
+        let Self { model, layers, inputs, removed, .. } = self;
         let walk: Layers<B::InnerBackend, M::InnerModule> = layers_of::<B::InnerBackend, M::InnerModule>;
-        Finished { model: model.valid(), layers, inputs, plan, walk: Some(walk) }
+        Finished { model: model.valid(), layers, inputs, removed, plan, walk: Some(walk) }
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod calibrate;
 mod finish;
+mod joint;
 mod reduced;
 mod resume;
+mod shrink;
 mod train;
 mod view;
 mod walk;
@@ -12,26 +14,37 @@ pub use calibrate::CalibrationError;
 pub use finish::{FinishError, Finished, FinishedLayer};
 pub(crate) use finish::{code_of, set_packed};
 pub use resume::{Position, ResumeError};
-pub use train::{Trainable, Trained};
+pub use shrink::{Misfit, Removed, RemovedUnits, ShorterAxis, ShrinkError};
+pub use train::{FollowsRemoval, Removals, Trainable, Trained};
 
 use crate::plan::Plan;
 use briquette_core::{
-    Attached, Clock, Compensation, InputObserver, InputQuantization, LayerKind, Schedule, SessionState, Site,
-    Stage, StateBuilder, Step, materialize, stop, to_canonical,
+    Attached, Clock, Compensation, InputObserver, InputQuantization, Joint, KeptUnits, LayerKind, Schedule,
+    SessionState, SharedKeys, Site, Stage, StageKind, StateBuilder, Step, materialize, stop, to_canonical,
 };
-use briquette_nn::{Compressible, LayerMut, LayerPath, visit_layers};
+use briquette_nn::{Compressible, LayerMut, LayerPath, unshare, visit_layers};
 use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
 use reduced::reduced;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use view::Averaging;
 use walk::FieldPath;
 
-/// A stage with its method's name.
+/// A stage with its method's name and the recipe entry it comes from.
 struct Link<B: Backend> {
     method: String,
+    entry: usize,
+    // The group whose units it masks until they are removed.
+    removes: Option<String>,
     stage: Box<dyn Stage<B>>,
+}
+
+/// What looks at all layers of one recipe entry.
+struct JointLink<B: Backend> {
+    entry: usize,
+    joint: Box<dyn Joint<B>>,
 }
 
 /// All stages on one weight, in order.
@@ -83,8 +96,16 @@ pub struct Session<B: Backend, M: Module<B>> {
     trained: Option<Trained<B, M>>,
     // By parameter, not by path: layers that share a weight share what is done to it.
     chains: HashMap<ParamId, Chain<B>>,
+    joints: Vec<JointLink<B>>,
     inputs: HashMap<String, Input>,
     layers: Option<Layers<B, M>>,
+    // By field path; none once the masked units are gone.
+    averaging: HashMap<String, Averaging>,
+    // Makes a copy that shares no running statistics.
+    unshare: Option<fn(&M) -> M>,
+    // What was removed, as the masks said and as the artefact says.
+    kept: Vec<KeptUnits>,
+    removed: Option<Removed>,
     plan: Plan<B>,
     clock: Clock,
     // By the beginning of the layers' names.
@@ -99,7 +120,9 @@ impl<B: Backend> Plan<B> {
     /// copy has those that stay.
     pub fn attach<M: Module<B> + Compressible<B>>(&self, model: &M, seed: u64) -> Session<B, M> {
         materialize(model);
-        Session::new(self, reduced(self, model), Some(layers_of::<B, M>), Clock::Finished, seed)
+        let layers: Layers<B, M> = layers_of::<B, M>;
+        Session::new(self, reduced(self, model), Some(layers), Clock::Finished, seed)
+            .unsharing(own_statistics)
     }
 
     /// [`attach`](Self::attach) for a model that does not implement `Compressible`: weights only.
@@ -117,26 +140,36 @@ fn layers_of<B: Backend, M: Compressible<B>>(
     visit_layers(model, visit);
 }
 
+/// A copy of the model that shares no running statistics.
+fn own_statistics<B: Backend, M: Module<B> + Compressible<B>>(model: &M) -> M {
+    let mut copy = model.clone();
+    unshare(&mut copy);
+    copy
+}
+
 impl<B: Backend, M: Module<B>> Session<B, M> {
+    fn unsharing(self, unshare: fn(&M) -> M) -> Self {
+        Self { unshare: Some(unshare), ..self }
+    }
+
     fn new(plan: &Plan<B>, model: M, layers: Option<Layers<B, M>>, clock: Clock, seed: u64) -> Self {
-        let mut state = SessionState::default();
-        let mut attach = Attach {
-            at: FieldPath::default(),
-            plan,
-            state: &mut state,
-            clock,
-            seed,
-            chains: HashMap::new(),
-            inputs: HashMap::new(),
-        };
-        model.visit(&mut attach);
-        let (chains, inputs) = (attach.chains, attach.inputs);
-        let trained = Some(Trained { model, state });
+        let mut attach = Attach::new(plan, clock, seed);
+        attach.steps(&model, |kind| kind == StageKind::Prune);
+        let joints = attach.joints();
+        joint::update(&joints, &mut attach.state, &model, clock);
+        // What follows is made from the weights that pruning leaves.
+        attach.steps(&model, |kind| kind != StageKind::Prune);
+        let Attach { state, chains, inputs, .. } = attach;
         Self {
-            trained,
+            trained: Some(Trained { model, state }),
             chains,
+            joints,
             inputs,
             layers,
+            averaging: Averaging::of(plan),
+            unshare: None,
+            kept: Vec::new(),
+            removed: None,
             plan: plan.clone(),
             clock,
             sensitivities: BTreeMap::new(),
@@ -162,23 +195,53 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
 
 /// Makes the stages, layer by layer, each from the weight that the ones before it leave.
 struct Attach<'a, B: Backend> {
-    at: FieldPath,
     plan: &'a Plan<B>,
-    state: &'a mut SessionState<B>,
+    state: SessionState<B>,
     clock: Clock,
     seed: u64,
+    // By recipe entry.
+    keys: BTreeMap<usize, SharedKeys>,
     chains: HashMap<ParamId, Chain<B>>,
     inputs: HashMap<String, Input>,
 }
 
-impl<B: Backend> Attach<'_, B> {
+impl<'a, B: Backend> Attach<'a, B> {
+    fn new(plan: &'a Plan<B>, clock: Clock, seed: u64) -> Self {
+        let (state, keys) = (SessionState::default(), BTreeMap::new());
+        Self { plan, state, clock, seed, keys, chains: HashMap::new(), inputs: HashMap::new() }
+    }
+
+    /// Attaches the steps of these kinds.
+    fn steps<M: Module<B>>(&mut self, model: &M, kinds: fn(StageKind) -> bool) {
+        model.visit(&mut AttachKinds { at: FieldPath::default(), attach: self, kinds });
+    }
+
+    /// What looks at all layers of an entry that is attached to all of them.
+    fn joints(&self) -> Vec<JointLink<B>> {
+        let none = SharedKeys::default();
+        let joint = |entry: usize| {
+            let steps: Vec<&Step> = self.plan.steps().iter().filter(|s| s.entry == entry).collect();
+            let keys = self.keys.get(&entry).unwrap_or(&none);
+            let joint = self.plan.method(steps.first()?).joint(&steps, keys)?;
+            Some(JointLink { entry, joint })
+        };
+        let entries: BTreeSet<usize> = self.plan.steps().iter().map(|s| s.entry).collect();
+        entries.into_iter().filter_map(joint).collect()
+    }
+
     fn step(&mut self, step: &Step, id: ParamId, weight: &mut Tensor<B, 2>) {
-        let mut builder = StateBuilder::new(self.state, weight.clone(), self.clock, self.seed);
-        match self.plan.method(step).attach(step, &mut builder) {
+        let keys = self.keys.remove(&step.entry).unwrap_or_default();
+        let builder = StateBuilder::new(&mut self.state, weight.clone(), self.clock, self.seed);
+        let mut builder = builder.with_keys(keys);
+        let attached = self.plan.method(step).attach(step, &mut builder);
+        self.keys.insert(step.entry, builder.into_keys());
+        match attached {
             Attached::Weight(stage) => {
-                *weight = stop(stage.apply(self.state, self.clock, weight.clone()));
+                *weight = stop(stage.apply(&self.state, self.clock, weight.clone()));
                 let chain = self.chains.entry(id).or_insert_with(|| Chain::new(&step.site));
-                chain.links.push(Link { method: step.method.clone(), stage });
+                let removes = step.cut.as_ref().filter(|cut| cut.removed).map(|cut| cut.group.name.clone());
+                let (method, entry) = (step.method.clone(), step.entry);
+                chain.links.push(Link { method, entry, removes, stage });
             }
             Attached::Compensation(compensation) => {
                 let chain = self.chains.entry(id).or_insert_with(|| Chain::new(&step.site));
@@ -192,7 +255,14 @@ impl<B: Backend> Attach<'_, B> {
     }
 }
 
-impl<B: Backend> ModuleVisitor<B> for Attach<'_, B> {
+/// Attaches the steps of some kinds.
+struct AttachKinds<'a, 'p, B: Backend> {
+    at: FieldPath,
+    attach: &'a mut Attach<'p, B>,
+    kinds: fn(StageKind) -> bool,
+}
+
+impl<B: Backend> ModuleVisitor<B> for AttachKinds<'_, '_, B> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.at.enter(name, container);
     }
@@ -203,13 +273,17 @@ impl<B: Backend> ModuleVisitor<B> for Attach<'_, B> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let Some((path, kind)) = self.at.weight() else { return };
-        let plan = self.plan;
-        let steps: Vec<&Step> = plan.steps().iter().filter(|s| s.site.path == path).collect();
+        let plan = self.attach.plan;
+        let wanted = |s: &&Step| s.site.path == path && (self.kinds)(s.kind);
+        let steps: Vec<&Step> = plan.steps().iter().filter(wanted).collect();
         if steps.is_empty() {
             return;
         }
         let mut weight = stop(to_canonical(kind, param.val()));
-        steps.into_iter().for_each(|step| self.step(step, param.id, &mut weight));
+        if let Some(chain) = self.attach.chains.get(&param.id) {
+            weight = stop(chain.apply(&self.attach.state, self.attach.clock, weight));
+        }
+        steps.into_iter().for_each(|step| self.attach.step(step, param.id, &mut weight));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What of a training session has to be kept while it is interrupted.
 
-use super::{Session, Trainable, Trained};
-use briquette_core::Clock;
+use super::{Session, ShrinkError, Trainable, Trained};
+use briquette_core::{Clock, KeptUnits};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
@@ -21,6 +21,9 @@ pub struct Position {
     pub observers: BTreeMap<String, Value>,
     /// How sensitive blocks are, by the beginning of their layers' names.
     pub sensitivities: BTreeMap<String, f64>,
+    /// The units that were kept of groups that had lost the others for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptUnits>,
 }
 
 /// A saved session that does not belong to this model and recipe.
@@ -33,6 +36,9 @@ pub enum ResumeError {
     /// The methods hold something else.
     #[error("the saved state is not that of this recipe: {0}")]
     State(String),
+    /// What had been removed by then cannot be removed here.
+    #[error("the saved model is narrower: {0}")]
+    Shrink(#[from] ShrinkError),
 }
 
 impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
@@ -47,6 +53,7 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
             counters: self.parts().state.counters().to_vec(),
             observers: self.inputs.values().filter_map(observed).collect(),
             sensitivities: self.sensitivities.clone(),
+            kept: self.kept.clone(),
         }
     }
 
@@ -57,12 +64,19 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
     /// them.
     ///
     /// # Errors
-    /// When either is of another model or recipe; the session is then as before.
+    /// When either is of another model or recipe; the session is then as before, except that units are removed that
+    /// the position says had been.
     pub fn resume(
         &mut self,
         record: <Trained<B, M> as Module<B>>::Record,
         position: &Position,
     ) -> Result<(), ResumeError> {
+        if self.kept.is_empty() && !position.kept.is_empty() {
+            self.keep_units(&position.kept)?;
+        }
+        if self.kept != position.kept {
+            return Err(ResumeError::State("other units were removed".into()));
+        }
         let own = self.parts().state.clone().into_record();
         let lengths = [(&own.learned, &record.state.learned), (&own.buffers, &record.state.buffers)];
         if lengths.iter().any(|(own, saved)| own.len() != saved.len()) {
@@ -99,10 +113,10 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
     }
 }
 
-type Identity = (ParamId, Vec<usize>);
+pub(super) type Identity = (ParamId, Vec<usize>);
 
 /// Identity and shape of every parameter, in model order.
-fn identities<B: Backend, M: Module<B>>(module: &M) -> Vec<Identity> {
+pub(super) fn identities<B: Backend, M: Module<B>>(module: &M) -> Vec<Identity> {
     struct Collect(Vec<Identity>);
     impl<B: Backend> ModuleVisitor<B> for Collect {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {

@@ -1,12 +1,14 @@
 //! Training through the view.
 
 use super::reduced::reduced;
-use super::{Chain, Session, layers_of};
+use super::resume::identities;
+use super::{Chain, Layers, Session, ShrinkError, joint, layers_of};
 use crate::plan::Plan;
 use briquette_core::{Clock, SessionState, materialize, stop, to_canonical};
-use briquette_nn::Compressible;
+use briquette_nn::{Compressible, Cuts};
 use burn::module::{AutodiffModule, ModuleDisplay, ModuleVisitor, Param, ParamId};
-use burn::optim::{GradientsParams, Optimizer};
+use burn::optim::adaptor::OptimizerAdaptor;
+use burn::optim::{GradientsParams, Optimizer, SimpleOptimizer};
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 use std::collections::{HashMap, HashSet};
@@ -38,13 +40,15 @@ impl<B: AutodiffBackend> Plan<B> {
     /// layers, the session's copy has those that stay.
     pub fn attach_training<M: Trainable<B> + Compressible<B>>(&self, model: &M, seed: u64) -> Session<B, M> {
         materialize(model);
-        Session::new(self, reduced(self, &unshared(model)), Some(layers_of::<B, M>), Clock::Step(0), seed)
+        let layers: Layers<B, M> = layers_of::<B, M>;
+        Session::new(self, reduced(self, &unshared(model)), Some(layers), Clock::Step(0), seed)
+            .unsharing(unshared)
     }
 
     /// [`attach_training`](Self::attach_training) for a model without `Compressible`: weights only.
     pub fn attach_training_weights<M: Trainable<B>>(&self, model: &M, seed: u64) -> Session<B, M> {
         materialize(model);
-        Session::new(self, unshared(model), None, Clock::Step(0), seed)
+        Session::new(self, unshared(model), None, Clock::Step(0), seed).unsharing(unshared)
     }
 }
 
@@ -111,7 +115,26 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
                 link.stage.after_step(&mut trained.state, self.clock, sensitivity);
             }
         }
+        joint::update(&self.joints, &mut trained.state, &trained.model, self.clock);
         self.trained = Some(trained);
+    }
+
+    /// Removes masked units in the midst of training, where [`can_shrink`](Self::can_shrink) says that it can be done;
+    /// whether it did. Parameters keep their identities; what the optimizer remembers of those that lost entries loses
+    /// the same. Checkpoints of before are no longer of this model.
+    ///
+    /// # Errors
+    /// As [`remove_masked`](Self::remove_masked); the optimizer is then as before.
+    pub fn shrink<O: FollowsRemoval>(&mut self, optimizer: &mut O) -> Result<bool, ShrinkError> {
+        if !self.can_shrink() {
+            return Ok(false);
+        }
+        let before = identities(&self.parts().state);
+        let cuts = self.keep_units(&self.kept_units()?)?;
+        let after = identities(&self.parts().state);
+        let replaced = before.into_iter().zip(after).filter(|(b, a)| b != a).map(|(b, _)| b.0).collect();
+        optimizer.follow(&Removals { cuts, replaced });
+        Ok(true)
     }
 
     /// Puts the schedules where they are given, parameters as they are.
@@ -123,6 +146,7 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
     #[must_use]
     pub fn with_schedules_finished(mut self) -> Self {
         self.clock = Clock::Finished;
+        self.update_joints();
         self
     }
 
@@ -159,6 +183,35 @@ impl<B: AutodiffBackend, M: Trainable<B>> Session<B, M> {
     pub fn copy_parts(&self) -> Trained<B, M> {
         let parts = self.parts();
         Trained { model: unshared(&parts.model), state: parts.state.clone() }
+    }
+}
+
+/// What an optimizer has to follow.
+#[derive(Debug, Clone)]
+pub struct Removals {
+    /// What is left of the model's parameters that lost entries.
+    pub cuts: Cuts,
+    /// Learned entries of methods that were replaced by others of another shape.
+    pub replaced: HashSet<ParamId>,
+}
+
+/// An optimizer that can go on when parameters have lost entries.
+pub trait FollowsRemoval {
+    /// Drops or narrows what is remembered of these parameters.
+    fn follow(&mut self, removals: &Removals);
+}
+
+/// burn's optimizers forget what they knew of a parameter that lost entries.
+impl<O, M, B> FollowsRemoval for OptimizerAdaptor<O, M, B>
+where
+    O: SimpleOptimizer<B::InnerBackend>,
+    M: AutodiffModule<B>,
+    B: AutodiffBackend,
+{
+    fn follow(&mut self, removals: &Removals) {
+        let mut record = self.to_record();
+        record.retain(|id, _| !removals.cuts.contains_key(id) && !removals.replaced.contains(id));
+        *self = self.clone().load_record(record);
     }
 }
 

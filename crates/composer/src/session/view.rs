@@ -1,7 +1,8 @@
 //! The view: a copy of the model that computes with transformed weights and quantized inputs.
 
 use super::{Chain, Input, Session};
-use briquette_core::{Clock, InputRange, SessionState, from_canonical, to_canonical};
+use crate::plan::Plan;
+use briquette_core::{Clock, GroupCut, InputRange, SessionState, from_canonical, stop, to_canonical};
 use briquette_nn::LayerMut;
 use burn::module::{ModuleMapper, Param, ParamId};
 use burn::prelude::*;
@@ -41,7 +42,23 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
             let observe = observes && self.clock != Clock::Finished && input.observer.is_some();
             Setting { quantize: Some(input.range_now()), observe }
         });
+        self.set_kept_entries(&mut view);
         view
+    }
+
+    /// Tells the layers that average over an axis which of its entries are not masked.
+    fn set_kept_entries(&self, model: &mut M) {
+        let Some(layers) = self.layers.filter(|_| !self.averaging.is_empty()) else { return };
+        let masks = self.joints.iter().flat_map(|link| link.joint.masks(&self.parts().state));
+        let masks: HashMap<String, Tensor<B, 2>> = masks.map(|m| (m.group, stop(m.mask))).collect();
+        layers(model, &mut |at, layer| {
+            let (Some(averaging), LayerMut::LayerNorm(norm)) = (self.averaging.get(at.path()), layer) else {
+                return;
+            };
+            if let Some(mask) = masks.get(&averaging.group) {
+                norm.set_kept(Some(averaging.entries(mask.clone())));
+            }
+        });
     }
 
     /// Sets the input quantization of every planned layer of `model`.
@@ -84,6 +101,50 @@ impl Input {
             },
             (_, range) => range,
         }
+    }
+}
+
+/// A layer that averages over the axis of a group that is masked.
+#[derive(Debug, Clone)]
+pub(super) struct Averaging {
+    group: String,
+    // The unit of each entry of the axis; the number of units for an entry that is in none.
+    units: Vec<i32>,
+}
+
+impl Averaging {
+    /// The layers that average over the plan's groups, by field path.
+    pub(super) fn of<B: Backend>(plan: &Plan<B>) -> HashMap<String, Self> {
+        let lengths: HashMap<&str, usize> =
+            plan.model().parameters.iter().map(|p| (p.path.as_str(), p.shape.iter().product())).collect();
+        let mut found = HashMap::new();
+        for GroupCut { group, .. } in plan.cuts().values() {
+            for path in &group.averaged_by {
+                let scale = format!("{path}.gamma");
+                let member = group.members.iter().find(|m| m.path == scale);
+                let (Some(member), Some(length)) = (member, lengths.get(scale.as_str())) else { continue };
+                let mut units = vec![group.units as i32; *length];
+                for (unit, entries) in member.units.iter().enumerate() {
+                    entries.iter().filter(|e| **e < *length).for_each(|e| units[*e] = unit as i32);
+                }
+                found.insert(path.clone(), Self { group: group.name.clone(), units });
+            }
+        }
+        found
+    }
+
+    /// The mask of entries for a mask `[1, units]`.
+    fn entries<B: Backend>(&self, mask: Tensor<B, 2>) -> Tensor<B, 1> {
+        let (device, count) = (mask.device(), mask.dims()[1]);
+        let mask = mask.reshape([count]);
+        if self.units.iter().enumerate().all(|(entry, unit)| entry as i32 == *unit)
+            && self.units.len() == count
+        {
+            return mask;
+        }
+        let always = Tensor::ones([1], (&device, mask.dtype()));
+        let units = Tensor::from_data(TensorData::new(self.units.clone(), [self.units.len()]), &device);
+        Tensor::cat(vec![mask, always], 0).select(0, units)
     }
 }
 

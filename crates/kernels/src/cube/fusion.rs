@@ -83,6 +83,10 @@ impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
         rowwise::<B>("briquette_fake_binarize_rows", x, B::fake_binarize_rows)
     }
 
+    fn fake_ternarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        rowwise::<B>("briquette_fake_ternarize_rows", x, B::fake_ternarize_rows)
+    }
+
     fn rows_in_one_pass() -> bool {
         B::rows_in_one_pass()
     }

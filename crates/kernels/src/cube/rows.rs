@@ -137,11 +137,24 @@ pub(super) fn fake_quantize<R: CubeRuntime>(x: CubeTensor<R>, q: TokenQuant) -> 
     output
 }
 
+/// Magnitude of the value at a place of a row.
+#[cube]
+fn magnitude<F: Float>(input: &Tensor<F>, at: usize) -> f32 {
+    let mut x = f32::cast_from(input[at]);
+    if x < 0.0f32 {
+        x = -x;
+    }
+    x
+}
+
+/// `share` is one by the number of columns. Binary: the sign, zero counting as positive, times the mean magnitude.
+/// Ternary: zero up to 0.7 times the mean magnitude, beyond it the sign times the mean of what is beyond.
 #[cube(launch)]
-fn fake_binarize_kernel<F: Float>(
+fn fake_few_kernel<F: Float>(
     input: &Tensor<F>,
     output: &mut Tensor<F>,
     share: f32,
+    #[comptime] ternary: bool,
     #[define(F)] _dtype: StorageType,
 ) {
     let rows = input.shape(0);
@@ -154,20 +167,38 @@ fn fake_binarize_kernel<F: Float>(
         let mut sum = 0.0f32;
         let mut at = UNIT_POS_X as usize;
         while at < columns {
-            let x = f32::cast_from(input[from + at * input.stride(1)]);
-            if x < 0.0f32 {
-                sum -= x;
-            } else {
-                sum += x;
-            }
+            sum += magnitude::<F>(input, from + at * input.stride(1));
             at += step;
         }
-        let scale = total(sum) * share;
+        let mut scale = total(sum) * share;
+        let mut threshold = 0.0f32;
+        if comptime!(ternary) {
+            threshold += scale * 0.7f32;
+            let mut beyond = 0.0f32;
+            let mut count = 0.0f32;
+            let mut at = UNIT_POS_X as usize;
+            while at < columns {
+                let x = magnitude::<F>(input, from + at * input.stride(1));
+                if x > threshold {
+                    beyond += x;
+                    count += 1.0f32;
+                }
+                at += step;
+            }
+            let beyond = total(beyond);
+            scale = beyond / or_one(total(count));
+        }
         let mut at = UNIT_POS_X as usize;
         while at < columns {
+            let x = f32::cast_from(input[from + at * input.stride(1)]);
             let mut value = scale;
-            if f32::cast_from(input[from + at * input.stride(1)]) < 0.0f32 {
+            if x < 0.0f32 {
                 value = -scale;
+            }
+            if comptime!(ternary) {
+                if magnitude::<F>(input, from + at * input.stride(1)) <= threshold {
+                    value = 0.0f32.runtime();
+                }
             }
             output[to + at * output.stride(1)] = F::cast_from(value);
             at += step;
@@ -178,16 +209,26 @@ fn fake_binarize_kernel<F: Float>(
 
 /// See [`crate::fake_binarize_rows`]; `x` has rows and columns.
 pub(super) fn fake_binarize<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
+    fake_few(x, false)
+}
+
+/// See [`crate::fake_ternarize_rows`]; `x` has rows and columns.
+pub(super) fn fake_ternarize<R: CubeRuntime>(x: CubeTensor<R>) -> CubeTensor<R> {
+    fake_few(x, true)
+}
+
+fn fake_few<R: CubeRuntime>(x: CubeTensor<R>, ternary: bool) -> CubeTensor<R> {
     let [rows, columns] = x.meta.shape().dims();
     let output = empty_device_dtype(x.client.clone(), x.device.clone(), x.meta.shape().clone(), x.dtype);
     let (client, dtype) = (x.client.clone(), x.dtype);
-    fake_binarize_kernel::launch::<R>(
+    fake_few_kernel::launch::<R>(
         &client,
         CubeCount::Static(rows.min(CUBES) as u32, 1, 1),
         CubeDim::new_1d(THREADS),
         x.into_tensor_arg(),
         output.clone().into_tensor_arg(),
         1.0 / columns as f32,
+        ternary,
         dtype.into(),
     );
     output

@@ -51,6 +51,15 @@ pub(crate) fn fake_binarize_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     (positive * 2.0 - 1.0) * scale
 }
 
+pub(crate) fn fake_ternarize_rows<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let magnitude = x.clone().abs();
+    let threshold = reduce(magnitude.clone(), Tensor::mean_dim) * 0.7;
+    let above = magnitude.clone().greater(threshold.expand(x.dims())).float().cast(x.dtype());
+    let count = one_for_zero(reduce(above.clone(), Tensor::sum_dim));
+    let scale = reduce(magnitude * above.clone(), Tensor::sum_dim) / count;
+    x.sign() * above * scale
+}
+
 pub(crate) fn quantize_rows<B: Backend>(x: Tensor<B, 2>, q: TokenQuant) -> QuantizedRows<B> {
     let rows = quantize(x, q);
     QuantizedRows { codes: rows.codes.int(), scale: rows.scale, zero: rows.zero }

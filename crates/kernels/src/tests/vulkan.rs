@@ -4,8 +4,8 @@ use super::packed::weight_on;
 use super::*;
 use crate::backend::Wgpu;
 use crate::{
-    Code, TokenQuant, attention, embedding_packed, fake_binarize_rows, fake_quantize_rows, gelu, layer_norm,
-    linear_packed, linear_quantized, round_half_even, unpack,
+    Code, TokenQuant, attention, embedding_packed, fake_binarize_rows, fake_quantize_rows,
+    fake_ternarize_rows, gelu, layer_norm, linear_packed, linear_quantized, round_half_even, unpack,
 };
 
 /// Graphics processors round divisions differently: a code may be off by one where it is near a tie.
@@ -135,6 +135,9 @@ fn rows_of_any_length_are_quantized_as_on_the_cpu() {
         let x = values(rows * columns, columns as u32);
         let want = floats(fake_binarize_rows(tensor(&x, [rows, columns])));
         near(&back(fake_binarize_rows(on_gpu(&x, [rows, columns]))), &want, "binary");
+        let want = floats(fake_ternarize_rows(tensor(&x, [rows, columns])));
+        assert!(columns < 30 || want.contains(&0.0));
+        near(&back(fake_ternarize_rows(on_gpu(&x, [rows, columns]))), &want, "ternary");
     }
     // Read through strides.
     let x = values(6 * 10, 3);

@@ -118,7 +118,12 @@ impl PretrainedConfig for BertConfig {
     }
 
     fn to_json(&self) -> Value {
-        let keys = [("num_hidden_layers", self.num_hidden_layers.into())];
+        let keys = [
+            ("num_hidden_layers", self.num_hidden_layers.into()),
+            ("hidden_size", self.hidden_size.into()),
+            ("num_attention_heads", self.num_attention_heads.into()),
+            ("intermediate_size", self.intermediate_size.into()),
+        ];
         overlay(&self.raw, &keys)
     }
 

@@ -3,7 +3,7 @@
 use super::BertConfig;
 use crate::activation::Activation;
 use crate::attention::{Attention, merge_heads, padding_mask, split_heads};
-use crate::pretrained::Pretrained;
+use crate::pretrained::{Pretrained, same_shapes, uniform};
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
 use briquette_nn::{
@@ -92,6 +92,7 @@ pub struct BertSelfAttention<B: Backend> {
     /// Of the attention probabilities; acts while training only.
     pub dropout: Dropout,
     /// Number of heads.
+    #[compressible(counts = "query")]
     pub n_heads: usize,
     /// Width of a head; removing heads does not change it.
     #[compressible(skip)]
@@ -295,7 +296,24 @@ impl<B: Backend> Pretrained<B> for BertForSequenceClassification<B> {
     }
 
     fn config_now(&self, config: &BertConfig) -> BertConfig {
-        BertConfig { num_hidden_layers: self.bert.encoder.layer.len(), ..config.clone() }
+        let layers = &self.bert.encoder.layer;
+        let inner = uniform(layers.iter().map(|layer| layer.intermediate.dense.shape()[0]));
+        let now = BertConfig {
+            num_hidden_layers: layers.len(),
+            intermediate_size: inner.unwrap_or(config.intermediate_size),
+            ..config.clone()
+        };
+        // A head's width is the hidden size by the number of heads: removed heads or entries can be stated only where
+        // both fit.
+        let attention = |layer: &BertLayer<B>| (layer.attention.self_.n_heads, layer.attention.self_.d_head);
+        let heads = uniform(layers.iter().map(|layer| attention(layer).0));
+        let width = self.bert.embeddings.word_embeddings.shape()[1];
+        let Some(heads) = heads.filter(|h| layers.iter().all(|l| attention(l).1 * h == width)) else {
+            return now;
+        };
+        let narrow = BertConfig { hidden_size: width, num_attention_heads: heads, ..now.clone() };
+        let device = self.devices().into_iter().next().unwrap_or_default();
+        if same_shapes(self, &Self::init(&narrow, &device)) { narrow } else { now }
     }
 
     fn without_dropout(mut self) -> Self {

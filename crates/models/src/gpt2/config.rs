@@ -88,7 +88,16 @@ impl PretrainedConfig for Gpt2Config {
     }
 
     fn to_json(&self) -> Value {
-        overlay(&self.raw, &[("n_layer", self.n_layer.into())])
+        let mut keys: Vec<(&str, Value)> = vec![
+            ("n_layer", self.n_layer.into()),
+            ("n_embd", self.n_embd.into()),
+            ("n_head", self.n_head.into()),
+        ];
+        let stated = self.raw.get("n_inner").is_some_and(|n| !n.is_null());
+        if stated || self.n_inner != 4 * self.n_embd {
+            keys.push(("n_inner", self.n_inner.into()));
+        }
+        overlay(&self.raw, &keys)
     }
 
     fn pick(config: &ModelConfig) -> Option<&Self> {

@@ -3,7 +3,7 @@
 use super::Gpt2Config;
 use crate::activation::Activation;
 use crate::attention::{Attention, merge_heads, split_heads};
-use crate::pretrained::Pretrained;
+use crate::pretrained::{Pretrained, same_shapes, uniform};
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
 use briquette_nn::{
@@ -60,6 +60,7 @@ pub struct Gpt2Attention<B: Backend> {
     /// Of the projection; acts while training only.
     pub resid_dropout: Dropout,
     /// Number of heads.
+    #[compressible(counts = "c_attn", sections = 3)]
     pub n_heads: usize,
     /// Width of a head; removing heads does not change it.
     #[compressible(skip)]
@@ -216,7 +217,20 @@ impl<B: Backend> Pretrained<B> for Gpt2LmHead<B> {
     }
 
     fn config_now(&self, config: &Gpt2Config) -> Gpt2Config {
-        Gpt2Config { n_layer: self.transformer.h.len(), ..config.clone() }
+        let blocks = &self.transformer.h;
+        let inner = uniform(blocks.iter().map(|block| block.mlp.c_fc.shape()[0]));
+        let now =
+            Gpt2Config { n_layer: blocks.len(), n_inner: inner.unwrap_or(config.n_inner), ..config.clone() };
+        // A head's width is the model's by the number of heads: removed heads or entries can be stated only where both
+        // fit.
+        let heads = uniform(blocks.iter().map(|block| block.attn.n_heads));
+        let width = self.transformer.wte.shape()[1];
+        let Some(heads) = heads.filter(|h| blocks.iter().all(|b| b.attn.d_head * h == width)) else {
+            return now;
+        };
+        let narrow = Gpt2Config { n_embd: width, n_head: heads, ..now.clone() };
+        let device = self.devices().into_iter().next().unwrap_or_default();
+        if same_shapes(self, &Self::init(&narrow, &device)) { narrow } else { now }
     }
 
     fn without_dropout(mut self) -> Self {

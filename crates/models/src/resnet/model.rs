@@ -44,6 +44,9 @@ pub struct ResidualBlock<B: Backend> {
     pub conv2: Conv2d<B>,
     /// After `conv2`.
     pub bn2: BatchNorm<B>,
+    /// Zero channels that the shortcut puts before those of the input.
+    #[compressible(before = "conv2")]
+    pub before: usize,
 }
 
 impl<B: Backend> CifarResNet<B> {
@@ -77,7 +80,7 @@ impl<B: Backend> ResidualBlock<B> {
         let inner = relu(normalize(&self.bn1, self.conv1.forward(x.clone())));
         let out = normalize(&self.bn2, self.conv2.forward(inner));
         let [_, channels, _, _] = out.dims();
-        relu(out + shortcut(x, self.conv1.stride[0], channels))
+        relu(out + shortcut(x, self.conv1.stride[0], self.before, channels))
     }
 }
 
@@ -89,17 +92,15 @@ fn show<B: Backend>(x: &Tensor<B, 4>, seen: &mut Recorder<B>) {
     }
 }
 
-/// Every `stride`-th pixel, with zero channels added before and after, as many on either side.
-fn shortcut<B: Backend>(x: Tensor<B, 4>, stride: usize, channels: usize) -> Tensor<B, 4> {
+/// Every `stride`-th pixel, with `before` zero channels added before and as many after as make `channels`.
+fn shortcut<B: Backend>(x: Tensor<B, 4>, stride: usize, before: usize, channels: usize) -> Tensor<B, 4> {
     let step = stride as isize;
     let x = if stride == 1 { x } else { x.slice(s![.., .., ..;step, ..;step]) };
     let [batch, present, height, width] = x.dims();
-    if present >= channels {
-        return x;
-    }
-    let (before, added) = ((channels - present) / 2, channels - present);
-    let zeros = |n| Tensor::zeros([batch, n, height, width], &x.device());
-    Tensor::cat(vec![zeros(before), x.clone(), zeros(added - before)], 1)
+    let after = channels.saturating_sub(before + present);
+    let zeros = |n| (n > 0).then(|| Tensor::zeros([batch, n, height, width], &x.device()));
+    let parts: Vec<_> = [zeros(before), Some(x.clone()), zeros(after)].into_iter().flatten().collect();
+    if parts.len() == 1 { x } else { Tensor::cat(parts, 1) }
 }
 
 /// Batch normalization. Off the training backend it is one product and one sum per channel.
@@ -129,6 +130,8 @@ impl ResNetConfig {
                     bn1: self.norm(width, device),
                     conv2: conv(width, width, 1, device),
                     bn2: self.norm(width, device),
+                    // As many on either side (option A of He et al. 2016, arXiv 1512.03385).
+                    before: (width - from) / 2,
                 }
             })
             .collect()

@@ -1,6 +1,6 @@
 //! The generated implementation.
 
-use crate::field::NamedField;
+use crate::field::{Count, NamedField};
 use proc_macro2::{TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::{Data, DeriveInput, Fields, Generics, Ident, Type, parse_quote};
@@ -67,15 +67,29 @@ fn step(field: &NamedField<'_>) -> TokenStream {
     let (ident, name) = (field.ident, &field.name);
     // burn's own derive uses the identifier's text for the field path, `r#` included.
     let path = ident.to_string();
-    let inside = if field.skip {
-        quote! { visit(at, ::briquette_nn::LayerMut::Other); }
-    } else {
-        quote! { ::briquette_nn::Compressible::<B>::layers_mut(&mut self.#ident, at, visit); }
+    let inside = match &field.count {
+        Some(count) => number(ident, count),
+        None if field.skip => quote! { visit(at, ::briquette_nn::LayerMut::Other); },
+        None => quote! { ::briquette_nn::Compressible::<B>::layers_mut(&mut self.#ident, at, visit); },
     };
     quote! {
         at.push(#path, #name);
         #inside
         at.pop();
+    }
+}
+
+fn number(ident: &Ident, count: &Count) -> TokenStream {
+    let (layer, counts) = match count {
+        Count::Parts { layer, sections } => (layer, quote! { Parts { sections: #sections } }),
+        Count::Before { layer } => (layer, quote! { Before }),
+    };
+    quote! {
+        visit(at, ::briquette_nn::LayerMut::Number(::briquette_nn::Number {
+            value: &mut self.#ident,
+            layer: #layer,
+            counts: ::briquette_nn::export::Counts::#counts,
+        }));
     }
 }
 
@@ -136,7 +150,7 @@ mod tests {
     fn wrong_attributes_are_refused_with_the_reason() {
         let text =
             error(parse_quote! { struct Net<B: Backend> { #[compressible(rename = "x")] a: Linear<B> } });
-        assert_eq!(text, "unknown attribute; known are `name = \"..\"` and `skip`");
+        assert!(text.starts_with("unknown attribute; known are `name = \"..\"`, `skip`"), "{text}");
         let text = error(
             parse_quote! { struct Net<B: Backend> { #[compressible(name = "x", name = "y")] a: Linear<B> } },
         );
@@ -148,6 +162,28 @@ mod tests {
         }
         let text = error(parse_quote! { #[compressible(skip)] struct Net<B: Backend> { a: Linear<B> } });
         assert!(text.starts_with("`compressible` is an attribute of fields"), "{text}");
+    }
+
+    #[test]
+    fn a_number_counts_one_thing() {
+        let text = expansion(parse_quote! {
+            struct Net<B: Backend> { #[compressible(counts = "qkv", sections = 3)] n: usize }
+        });
+        assert!(
+            text.contains(r#"layer:"qkv",counts:::briquette_nn::export::Counts::Parts{sections:3usize}"#)
+        );
+        let text =
+            expansion(parse_quote! { struct Net<B: Backend> { #[compressible(before = "a.b")] n: usize } });
+        assert!(text.contains(r#"layer:"a.b",counts:::briquette_nn::export::Counts::Before"#), "{text}");
+        let text =
+            error(parse_quote! { struct Net<B: Backend> { #[compressible(counts = "a", skip)] n: usize } });
+        assert_eq!(text, "a field that is left out counts nothing");
+        let text = error(
+            parse_quote! { struct Net<B: Backend> { #[compressible(counts = "a", before = "b")] n: usize } },
+        );
+        assert_eq!(text, "a number counts either parts or what is before it");
+        let text = error(parse_quote! { struct Net<B: Backend> { #[compressible(sections = 2)] n: usize } });
+        assert_eq!(text, "`sections` goes with `counts`");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What the attributes of one field say.
 
+use std::num::NonZeroUsize;
 use syn::ext::IdentExt;
-use syn::{Field, Ident, LitStr, Type};
+use syn::{Field, Ident, LitInt, LitStr, Type};
 
 /// A named field and how it is to be visited.
 #[derive(Debug)]
@@ -14,6 +15,17 @@ pub(crate) struct NamedField<'a> {
     pub(crate) name: String,
     /// Whether its inside is left out.
     pub(crate) skip: bool,
+    /// What it counts, for a number.
+    pub(crate) count: Option<Count>,
+}
+
+/// What a number counts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Equal runs of a layer's outputs, in so many sections.
+    Parts { layer: String, sections: usize },
+    /// A layer's outputs before an index.
+    Before { layer: String },
 }
 
 impl<'a> NamedField<'a> {
@@ -25,6 +37,7 @@ impl<'a> NamedField<'a> {
         let ident =
             field.ident.as_ref().ok_or_else(|| syn::Error::new_spanned(field, "a field without a name"))?;
         let (mut name, mut skip) = (None, false);
+        let (mut counts, mut before, mut sections) = (None, None, None);
         for attribute in field.attrs.iter().filter(|a| a.path().is_ident("compressible")) {
             attribute.parse_nested_meta(|meta| {
                 if meta.path.is_ident("skip") {
@@ -34,13 +47,41 @@ impl<'a> NamedField<'a> {
                     if name.replace(text).is_some() {
                         return Err(meta.error("the field already has a name"));
                     }
+                } else if meta.path.is_ident("counts") {
+                    counts = Some(check_name(&meta.value()?.parse::<LitStr>()?)?);
+                } else if meta.path.is_ident("before") {
+                    before = Some(check_name(&meta.value()?.parse::<LitStr>()?)?);
+                } else if meta.path.is_ident("sections") {
+                    sections = Some(meta.value()?.parse::<LitInt>()?.base10_parse::<NonZeroUsize>()?.get());
                 } else {
-                    return Err(meta.error("unknown attribute; known are `name = \"..\"` and `skip`"));
+                    return Err(meta.error(UNKNOWN));
                 }
                 Ok(())
             })?;
         }
-        Ok(Self { ident, ty: &field.ty, name: name.unwrap_or_else(|| default_name(ident)), skip })
+        let count = count(ident, counts, before, sections, skip)?;
+        Ok(Self { ident, ty: &field.ty, name: name.unwrap_or_else(|| default_name(ident)), skip, count })
+    }
+}
+
+const UNKNOWN: &str = "unknown attribute; known are `name = \"..\"`, `skip` and, for numbers, `counts = \"..\"` with \
+                       `sections = ..`, and `before = \"..\"`";
+
+fn count(
+    ident: &Ident,
+    counts: Option<String>,
+    before: Option<String>,
+    sections: Option<usize>,
+    skip: bool,
+) -> syn::Result<Option<Count>> {
+    let refuse = |text: &str| Err(syn::Error::new_spanned(ident, text));
+    match (counts, before, sections) {
+        (None, None, None) => Ok(None),
+        _ if skip => refuse("a field that is left out counts nothing"),
+        (Some(layer), None, sections) => Ok(Some(Count::Parts { layer, sections: sections.unwrap_or(1) })),
+        (None, Some(layer), None) => Ok(Some(Count::Before { layer })),
+        (Some(_), Some(_), _) => refuse("a number counts either parts or what is before it"),
+        (None, _, Some(_)) => refuse("`sections` goes with `counts`"),
     }
 }
 

@@ -18,6 +18,8 @@ use syn::{DeriveInput, parse_macro_input};
 ///   one adds nothing.
 /// - `#[compressible(skip)]`: nothing inside the field is visited, and its type need not implement
 ///   the trait. It is still named.
+/// - `#[compressible(counts = "query")]`, with `sections = 3` where it is so, and
+///   `#[compressible(before = "conv2")]`: a number that changes when outputs of a layer are removed.
 #[proc_macro_derive(Compressible, attributes(compressible))]
 pub fn derive_compressible(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

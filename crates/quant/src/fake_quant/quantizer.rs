@@ -5,7 +5,9 @@ use crate::estimator::{Binarization, Estimator, Gradient};
 use crate::rounding::Rounding;
 use crate::scheme::{Groups, ScaleSearch, WeightScheme};
 use briquette_core::{CodedWeight, ScaleRule, stop, straight_through};
-use briquette_kernels::{TokenQuant, fake_binarize_rows, fake_quantize_rows, rows_in_one_pass};
+use briquette_kernels::{
+    TokenQuant, fake_binarize_rows, fake_quantize_rows, fake_ternarize_rows, rows_in_one_pass,
+};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
@@ -69,6 +71,7 @@ impl Quantizer {
             1 if estimator.binarization == Binarization::Sign && !full_range => {
                 Some(fake_binarize_rows(x.clone()))
             }
+            2 => Some(fake_ternarize_rows(x.clone())),
             bits @ 3..=8 if scheme.symmetric && nearest => {
                 let quant = TokenQuant { bits, symmetric: true, full_range, range: None };
                 Some(fake_quantize_rows(x.clone(), quant))

@@ -90,7 +90,9 @@ struct Correction {
 impl<B: Backend> Compensation<B> for Correction {
     fn factors(&self, original: Tensor<B, 2>, quantized: Tensor<B, 2>) -> [Tensor<B, 2>; 2] {
         let (device, dtype) = (original.device(), original.dtype());
-        let factors = factorize::largest(original - quantized, self.rank);
+        // Pruning may have left less than the plan saw.
+        let [rows, columns] = original.dims();
+        let factors = factorize::largest(original - quantized, self.rank.min(rows).min(columns));
         factors.map(|factor| {
             let Matrix { rows, columns, values } = factor;
             let stored: Vec<f32> = values.into_iter().map(stored).collect();

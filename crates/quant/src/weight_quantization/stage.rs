@@ -3,8 +3,8 @@
 use crate::bit_schedule::{BitSchedule, Stand};
 use crate::fake_quant::Quantizer;
 use crate::rounding::{Rounding, mix};
-use crate::scheme::WeightScheme;
-use briquette_core::{Clock, Left, Outcome, Schedule, SessionState, Stage};
+use crate::scheme::{Granularity, WeightScheme};
+use briquette_core::{Clock, KeptPart, Left, Outcome, Problem, Schedule, SessionState, Stage};
 use burn::prelude::*;
 
 /// Settings of one weight, and where its state is.
@@ -117,6 +117,26 @@ impl<B: Backend> Stage<B> for WeightStage {
         let moving = self.falling.is_some() || self.mixed.is_some() || self.scale.is_some();
         let drawn = self.quantizer.scheme.rounding == Rounding::Stochastic;
         clock == Clock::Finished || self.schedule.settled(clock) && !moving && !drawn
+    }
+
+    /// A scale of each row stays with its row; scales of other groups are learned anew from what is left of the weight,
+    /// of which their groups now hold something else.
+    fn shrink(&mut self, state: &mut SessionState<B>, left: &KeptPart<'_, B>) -> Result<(), Problem> {
+        let granularity = self.quantizer.scheme.granularity;
+        self.quantizer.groups = granularity.groups(left.site.kind, left.site.shape)?;
+        let Some(index) = self.scale else { return Ok(()) };
+        let of_rows = self.quantizer.groups.count == left.rows.len() && granularity == Granularity::Channel;
+        let scale = if of_rows {
+            let rows: Vec<i32> = left.rows.iter().map(|row| *row as i32).collect();
+            let rows = TensorData::new(rows, [left.rows.len()]);
+            Some(state.learned(index).select(0, Tensor::from_data(rows, &left.weight.device())))
+        } else {
+            self.quantizer.first_scale(left.weight.clone())
+        };
+        if let Some(scale) = scale {
+            state.set_learned(index, scale);
+        }
+        Ok(())
     }
 
     fn finish(self: Box<Self>, state: &SessionState<B>, weight: Tensor<B, 2>) -> Outcome<B> {

@@ -1,7 +1,7 @@
 //! Settings, and the life of one weight.
 
 use super::*;
-use briquette_core::{Clock, Diagnostics, Left, SessionState, Stage, host_floats};
+use briquette_core::{Clock, Diagnostics, KeptPart, Left, SessionState, Stage, host_floats};
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, FloatDType};
 
@@ -125,6 +125,7 @@ fn attach<B: Backend>(
         method: WeightQuantization::NAME.into(),
         kind: StageKind::Quantize,
         details: Map::new(),
+        cut: None,
     };
     let mut state = SessionState::default();
     let mut builder = StateBuilder::new(&mut state, tensor(values), clock, 3);
@@ -379,4 +380,63 @@ fn the_plan_says_when_the_last_bit_falls() {
     assert_eq!(said("period"), Some(json!(10)));
     assert_eq!(said("last_bit_falls_at"), Some(json!(85)));
     assert_eq!(said("mixed_change_ratio"), Some(json!(0.001)));
+}
+
+/// A stage at work on its own.
+type Working = (Box<dyn Stage<A>>, SessionState<A>);
+
+/// The part of the weight in rows 0, 2, 3 and columns 0 to 15, and the stage told so.
+fn shrunk(settings: &Value) -> (Result<(), Problem>, Working, Tensor<A, 2>) {
+    let (mut stage, mut state) = attach::<A>(settings, &weight(), Clock::Step(0));
+    let device = Default::default();
+    let rows = Tensor::from_data([0, 2, 3], &device);
+    let narrow = tensor::<A>(&weight()).select(0, rows).slice([0..3, 0..16]);
+    let site = Site {
+        name: "w".into(),
+        path: "w".into(),
+        kind: LayerKind::Linear,
+        shape: [3, 16],
+        native: vec![16, 3],
+        trainable: true,
+        tied: Vec::new(),
+        drop_in: true,
+    };
+    let columns: Vec<usize> = (0..16).collect();
+    let left = KeptPart { site: &site, rows: &[0, 2, 3], columns: &columns, weight: narrow.clone() };
+    let result = stage.shrink(&mut state, &left);
+    (result, (stage, state), narrow)
+}
+
+#[test]
+fn every_kind_goes_on_with_a_weight_that_lost_rows_and_columns() {
+    for settings in all_kinds() {
+        let (result, (stage, state), narrow) = shrunk(&settings);
+        result.unwrap_or_else(|problem| panic!("{settings}: {problem}"));
+        let shown = host_floats(stage.apply(&state, Clock::Finished, narrow.clone()));
+        let outcome = stage.finish(&state, narrow);
+        assert_eq!(host_floats(outcome.weight), shown, "{settings}");
+        let Left::Coded(coded) = outcome.left else { panic!("{settings}") };
+        assert_eq!(coded.shape, [3, 16]);
+    }
+}
+
+#[test]
+fn learned_scales_of_rows_stay_with_their_rows() {
+    let settings = json!({"bits": 3, "scale": "learned"});
+    let before = host_floats(attach::<A>(&settings, &weight(), Clock::Step(0)).1.learned(0));
+    let (_, (_, state), _) = shrunk(&settings);
+    assert_eq!(host_floats(state.learned(0)), [before[0], before[2], before[3]]);
+    assert!(state.learned(0).is_require_grad());
+    // Those of other groups begin with what the groups hold now.
+    let settings = json!({"bits": 3, "scale": "learned", "granularity": {"group_size": 8}});
+    let (_, (_, state), narrow) = shrunk(&settings);
+    let first = host_floats(narrow)[..8].iter().map(|v| v.abs()).sum::<f32>() / 8.0 * (2.0 / 3f32.sqrt());
+    assert_eq!(state.learned(0).dims(), [6, 1]);
+    assert!((host_floats(state.learned(0))[0] - first).abs() < 1e-6);
+}
+
+#[test]
+fn groups_that_do_not_divide_what_is_left_are_refused() {
+    let problem = shrunk(&json!({"bits": 4, "granularity": {"group_size": 12}})).0.expect_err("16 columns");
+    assert_eq!(problem.to_string(), "12 columns a group do not divide 16");
 }

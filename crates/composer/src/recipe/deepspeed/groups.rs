@@ -13,6 +13,8 @@ pub(super) struct Group<'a> {
     pub(super) params: Fields<'a>,
     /// The layers it names.
     pub(super) selector: Selector,
+    /// For each pattern of `modules` those of the layers that change with what it means, where the group says so.
+    pub(super) related: Option<Vec<(String, Vec<String>)>>,
 }
 
 /// The block of one technique, `None` where it is missing.
@@ -53,7 +55,7 @@ fn read_group<'a>(place: &str, value: &'a Value, out: &mut Diagnostics) -> Optio
     let all = json!(["*"]);
     let modules = f.raw("modules").unwrap_or(&all);
     let on = read_patterns(modules, &f.place_of("modules"), LayerPattern::deepspeed, out);
-    related(&mut f, modules, out);
+    let related = related(&mut f, modules, out);
     let params_place = f.place_of("params");
     let params = match f.raw("params") {
         Some(value) => Fields::open(value, params_place, out),
@@ -63,16 +65,21 @@ fn read_group<'a>(place: &str, value: &'a Value, out: &mut Diagnostics) -> Optio
         }
     };
     f.finish(out);
-    Some(Group { place: place.to_string(), params: params?, selector: Selector { on, except: Vec::new() } })
+    let selector = Selector { on, except: Vec::new() };
+    Some(Group { place: place.to_string(), params: params?, selector, related })
 }
 
 /// DeepSpeed pairs `modules` with `related_modules` and silently drops what one list has more.
-fn related(f: &mut Fields<'_>, modules: &Value, out: &mut Diagnostics) {
+fn related(f: &mut Fields<'_>, modules: &Value, out: &mut Diagnostics) -> Option<Vec<(String, Vec<String>)>> {
     let place = f.place_of("related_modules");
-    let Some(lists) = f.optional::<Vec<Vec<String>>>("related_modules", out) else { return };
-    let count = modules.as_array().map_or(0, Vec::len);
-    if lists.len() != count {
-        let text = format!("{} lists for {count} patterns of `modules`; they pair one to one", lists.len());
+    let lists = f.optional::<Vec<Vec<String>>>("related_modules", out)?;
+    let patterns: Vec<&str> = modules.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if lists.len() != patterns.len() {
+        let text = format!(
+            "{} lists for {} patterns of `modules`; they pair one to one",
+            lists.len(),
+            patterns.len()
+        );
         out.add(place.clone(), Problem::Conflict(text));
     }
     for (i, list) in lists.iter().enumerate() {
@@ -83,4 +90,5 @@ fn related(f: &mut Fields<'_>, modules: &Value, out: &mut Diagnostics) {
             }
         }
     }
+    Some(patterns.into_iter().map(String::from).zip(lists).collect())
 }

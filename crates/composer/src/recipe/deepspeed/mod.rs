@@ -13,6 +13,16 @@
 //! - `quantize_verbose`: how much DeepSpeed prints. A plan lists every layer and every setting anyway.
 //! - `quantization_period` beside equal `start_bits` and `target_bits`: it spaces reductions of the bit
 //!   width, and there are none. DeepSpeed's own recipes write it.
+//! - `schedule_offset_end` of pruning by `l1`: its masks are made once and stay.
+//!
+//! # What is done otherwise
+//!
+//! - Weights are pruned before they are quantized; DeepSpeed masks what it has quantized, so that weights it removes
+//!   widen the ranges.
+//! - Rows, heads and channels are masked where they are read, not where they are made: what a bias or a
+//!   normalization makes of a removed one then has no effect either. With `related_modules` they are removed in the
+//!   end, without they stay as zeros.
+//! - Which weights `topk` keeps of `sparse_pruning` is chosen at every 32nd step instead of every one.
 
 mod groups;
 mod layer_reduction;
@@ -113,6 +123,8 @@ pub(super) fn read(value: &Value, recipe: &mut Recipe) {
         pruning::read(technique, &mut f, recipe);
     }
     f.finish(&mut recipe.problems);
+    // What is removed has no part in the ranges of what is quantized.
+    recipe.entries.sort_by_key(|entry| !entry.method.ends_with("_pruning"));
 }
 
 fn unknown_root_keys(root: &serde_json::Map<String, Value>, out: &mut Diagnostics) {

@@ -21,7 +21,6 @@ pub(super) fn read(root: &Map<String, Value>, recipe: &mut Recipe) {
     }
     let Some(value) = root.get(BLOCK) else { return };
     let out = &mut recipe.problems;
-    let before = out.len();
     let Some(mut f) = Fields::open(value, BLOCK, out) else { return };
     let enabled = f.optional("enabled", out).unwrap_or(false);
     // Only says how much DeepSpeed prints.
@@ -41,7 +40,6 @@ pub(super) fn read(root: &Map<String, Value>, recipe: &mut Recipe) {
     let place = f.place_of("eigenvalue");
     let inside = f.raw("eigenvalue").and_then(|value| eigenvalue(value, place.clone(), out));
     f.finish(out);
-    let faulty = out.len() > before;
     if !enabled {
         return;
     }
@@ -53,7 +51,7 @@ pub(super) fn read(root: &Map<String, Value>, recipe: &mut Recipe) {
     let kinds =
         LayerPattern::of_kinds("linear layers and convolutions", &[LayerKind::Linear, LayerKind::Conv2d]);
     let selector = Selector { on: vec![(BLOCK.into(), kinds)], except: Vec::new() };
-    recipe.entries.push(to.entry("weight_quantization", BLOCK.into(), BLOCK.into(), selector, faulty));
+    recipe.entries.push(to.entry("weight_quantization", BLOCK.into(), BLOCK.into(), selector));
 }
 
 /// `eigenvalue`, where it is enabled.

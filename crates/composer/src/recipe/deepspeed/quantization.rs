@@ -21,19 +21,22 @@ impl Translated {
         self.aliases.insert(key.into(), place);
     }
 
+    /// Whether native `key` was stated.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.settings.contains_key(key)
+    }
+
+    /// A mistake in native `key` is one at `place`.
+    pub(super) fn alias(&mut self, key: &str, place: String) {
+        self.aliases.insert(key.into(), place);
+    }
+
     /// The entry at `place` for the layers that the recipe names at `on`.
-    pub(super) fn entry(
-        mut self,
-        method: &str,
-        place: String,
-        on: String,
-        selector: Selector,
-        faulty: bool,
-    ) -> Entry {
+    pub(super) fn entry(mut self, method: &str, place: String, on: String, selector: Selector) -> Entry {
         self.settings.insert("arithmetic".into(), json!("deepspeed"));
         self.aliases.insert("on".into(), on);
         let settings = Value::Object(self.settings);
-        Entry { place, method: method.into(), settings, selector, aliases: self.aliases, faulty }
+        Entry { place, method: method.into(), settings, selector, aliases: self.aliases }
     }
 }
 
@@ -60,32 +63,23 @@ fn technique(
 ) {
     let out = &mut recipe.problems;
     let Some(mut technique) = groups::technique(f, name, out) else { return };
-    let before = out.len();
     let Some(mut block) = groups::shared(&mut technique, out) else { return };
     let enabled = block.optional("enabled", out).unwrap_or(false);
     let mut common = Translated::default();
     shared(&mut block, &mut common, out);
     block.finish(out);
-    let shared_faulty = out.len() > before;
     let groups = groups::groups(&mut technique, enabled, out);
     technique.finish(out);
     for mut group in groups {
-        let before = out.len();
         let mut own = common.clone();
         params(&mut group.params, &mut own, out);
-        let fields = std::mem::replace(&mut group.params, empty_fields());
-        fields.finish(out);
+        let Group { place, params, selector, .. } = group;
+        params.finish(out);
         if enabled {
-            let Group { place, selector, .. } = group;
             let on = format!("{place}.modules");
-            recipe.entries.push(own.entry(name, place, on, selector, shared_faulty || out.len() > before));
+            recipe.entries.push(own.entry(name, place, on, selector));
         }
     }
-}
-
-fn empty_fields() -> Fields<'static> {
-    static EMPTY: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| json!({}));
-    Fields::open(&EMPTY, "", &mut Diagnostics::new()).expect("it is an object")
 }
 
 pub(super) fn weights(f: &mut Fields<'_>, recipe: &mut Recipe) {
