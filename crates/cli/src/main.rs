@@ -1,13 +1,12 @@
 //! The `briquette` program.
 
-#![expect(clippy::print_stdout, reason = "a program's results go to standard output")]
-
 mod args;
 mod backend;
 mod commands;
 mod dependencies;
 mod error;
 mod model;
+mod output;
 mod progress;
 mod reduction;
 

@@ -129,3 +129,25 @@ fn mistakes_are_the_users_and_say_what_to_do() {
     let text = refused(&taught, &TRAIN);
     assert!(text.contains("the recipe's distillation needs --teacher DIR"), "{text}");
 }
+
+#[test]
+fn a_recipe_may_only_train() {
+    let place = Place::new(8);
+    place.recipe(&json!({"training": {"batch": 2, "lr": 1e-3}}));
+    let done = place.compress("out", &TAUGHT).output().unwrap();
+    said(&done, 0);
+    let weights = |name: &str| fs::read(place.path(name).join("model.safetensors")).unwrap();
+    assert_ne!(weights("out"), weights("model"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_mistake() {
+    let place = Place::new(2);
+    let recipe = place.recipe(&recipe());
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_briquette"));
+    command.arg("plan").arg("--model").arg(place.path("model")).arg("--recipe").arg(recipe);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}

@@ -4,6 +4,7 @@ use crate::args::BenchArgs;
 use crate::backend::{On, Work};
 use crate::error::{CliError, write_file};
 use crate::model::Opened;
+use crate::output::say;
 use crate::progress::Progress;
 use briquette_models::{Inputs, ModelJob, Pretrained, Task};
 use burn::prelude::*;
@@ -35,7 +36,7 @@ impl Work for Bench<'_> {
         let times = opened.config.run(job)?;
         let median_ms = median(&times);
         let (batch, runs) = (args.batch, times.len());
-        println!("{median_ms:.3} ms median of {runs} runs, {batch} x {seq}, {} on {}", on.backend, on.name);
+        say!("{median_ms:.3} ms median of {runs} runs, {batch} x {seq}, {} on {}", on.backend, on.name);
         if let Some(path) = &args.json {
             let value = json!({
                 "batch": batch, "seq": seq, "median_ms": median_ms, "min_ms": times.first(), "runs": runs,

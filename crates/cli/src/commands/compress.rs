@@ -6,6 +6,7 @@ use crate::commands::bench::{median, time};
 use crate::commands::{layer_by_layer, plan, training};
 use crate::error::{CliError, write_file};
 use crate::model::{Opened, short_name};
+use crate::output::say;
 use crate::progress::Progress;
 use crate::reduction;
 use briquette_checkpoint::TensorFiles;
@@ -160,8 +161,8 @@ impl<B: Backend> Job<'_, B> {
         if let Some(path) = &self.args.json {
             write_file(path, &report.to_json())?;
         }
-        print!("{}", report.summary());
-        println!("written to {}", out.display());
+        crate::output::write(format_args!("{}", report.summary()));
+        say!("written to {}", out.display());
         Ok(())
     }
 

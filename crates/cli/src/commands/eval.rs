@@ -4,6 +4,7 @@ use crate::args::EvalArgs;
 use crate::backend::{On, Work};
 use crate::error::{CliError, write_file};
 use crate::model::Opened;
+use crate::output::say;
 use crate::progress::Progress;
 use briquette_models::{Evaluation, Examples, ModelJob, Pretrained, evaluate};
 use burn::prelude::*;
@@ -19,7 +20,7 @@ impl Work for Eval<'_> {
         let examples = opened.examples(&args.data, on)?;
         let job = Measure { opened: &opened, examples: &examples, batch: args.batch, on };
         let (result, seconds) = opened.config.run(job)?;
-        println!("{} {:.4} on {} ({seconds:.1} s)", result.metric, result.value, result.n);
+        say!("{} {:.4} on {} ({seconds:.1} s)", result.metric, result.value, result.n);
         if let Some(path) = &args.json {
             let value = json!({
                 "metric": result.metric,

@@ -3,6 +3,7 @@
 use crate::args::InspectArgs;
 use crate::error::CliError;
 use crate::model::Opened;
+use crate::output::say;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::Artefact;
 use briquette_composer::report::{Bytes, RemovedReport};
@@ -15,8 +16,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
         None => view,
     };
     let task = opened.config.task();
-    println!("{}", opened.folder.display());
-    println!("measured by {}, {} parameters, {} layers", task.metric(), view.num_params(), view.sites.len());
+    say!("{}", opened.folder.display());
+    say!("measured by {}, {} parameters, {} layers", task.metric(), view.num_params(), view.sites.len());
     match &opened.artefact {
         Some(artefact) => {
             packed(artefact);
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
         None => {
             let files = TensorFiles::open(&opened.folder)?;
             for site in &view.sites {
-                println!("{}  {} x {}", site.name, site.shape[0], site.shape[1]);
+                say!("{}  {} x {}", site.name, site.shape[0], site.shape[1]);
             }
             bytes(&files);
         }
@@ -35,9 +36,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
 
 fn packed(artefact: &Artefact) {
     let manifest = artefact.manifest();
-    println!("artefact, format {}, by {}", manifest.format_version, manifest.written_by);
+    say!("artefact, format {}, by {}", manifest.format_version, manifest.written_by);
     for RemovedReport { group, of, kept } in RemovedReport::all(manifest) {
-        println!("{group}  {kept} of {of} units");
+        say!("{group}  {kept} of {of} units");
     }
     for layer in &manifest.layers {
         let input = match manifest.inputs.get(&layer.name) {
@@ -46,12 +47,12 @@ fn packed(artefact: &Artefact) {
         };
         let [rows, columns] = layer.shape;
         let (name, bits, group, error) = (&layer.name, layer.bits, layer.group, layer.relative_error);
-        println!("{name}  {rows} x {columns}  {bits} bits, {group} columns a scale, error {error:.5}{input}");
+        say!("{name}  {rows} x {columns}  {bits} bits, {group} columns a scale, error {error:.5}{input}");
     }
 }
 
 fn bytes(files: &TensorFiles) {
     let bytes = Bytes::of(files);
     let types: Vec<String> = bytes.by_dtype.iter().map(|(t, n)| format!("{t} {n}")).collect();
-    println!("{} bytes of tensors: {}", bytes.total, types.join(", "));
+    say!("{} bytes of tensors: {}", bytes.total, types.join(", "));
 }

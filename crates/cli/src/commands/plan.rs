@@ -4,6 +4,7 @@ use crate::args::PlanArgs;
 use crate::dependencies;
 use crate::error::{CliError, write_file};
 use crate::model::Opened;
+use crate::output::say;
 use briquette_composer::{Composer, Plan, Recipe, ReducedLayers};
 use briquette_kernels::backend::Cpu;
 use briquette_models::ModelConfig;
@@ -17,8 +18,8 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(&plan.to_json()).expect("a plan has string keys only");
         write_file(path, &(text + "\n"))?;
     }
-    print!("{plan}");
-    println!("{} steps on {} layers", plan.steps().len(), plan.model().sites.len());
+    crate::output::write(format_args!("{plan}"));
+    say!("{} steps on {} layers", plan.steps().len(), plan.model().sites.len());
     Ok(())
 }
 

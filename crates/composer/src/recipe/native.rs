@@ -9,7 +9,7 @@
 //! | key | default | meaning |
 //! |---|---|---|
 //! | `layer_reduction` | none | which layers stay, see [`briquette_layer_reduce::LayerReduction::read`]; done first, all entries speak of the layers that are left |
-//! | `steps` | required, beside `layer_reduction` optional | entries, each an object with one key: the method's name |
+//! | `steps` | required, beside `layer_reduction` or `training` optional | entries, each an object with one key: the method's name |
 //! | `compat` | none | `"deepspeed"`: every quantizer and pruning method that does not say otherwise uses DeepSpeed's arithmetic |
 //! | `version` | 1 | of this schema |
 //! | `distillation` | none, the task's where there is a teacher | what is learnt from a teacher, see [`briquette_distill::DistillationSettings`] |
@@ -54,7 +54,7 @@ pub(super) fn read(value: &Value, recipe: &mut Recipe) {
         recipe.eigenvalue = EigenvalueEntry::read(value, "eigenvalue", out);
     }
     match f.raw("steps") {
-        None if f.has("layer_reduction") => {}
+        None if f.has("layer_reduction") || f.has("training") => {}
         None => out.add("recipe", Problem::Missing { key: "steps".into() }),
         Some(Value::Array(steps)) => {
             let entries = steps.iter().enumerate();
