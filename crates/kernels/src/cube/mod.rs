@@ -34,27 +34,15 @@ where
     }
 
     fn fake_quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> Tensor<Self, 2> {
-        let x = x.into_primitive().tensor();
-        if !ours(&x) {
-            return portable::fake_quantize_rows(Tensor::from_primitive(TensorPrimitive::Float(x)), q);
-        }
-        Tensor::from_primitive(TensorPrimitive::Float(rows::fake_quantize(x, q)))
+        rowwise(x, |x| rows::fake_quantize(x, q), |x| portable::fake_quantize_rows(x, q))
     }
 
     fn fake_binarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let x = x.into_primitive().tensor();
-        if !ours(&x) {
-            return portable::fake_binarize_rows(Tensor::from_primitive(TensorPrimitive::Float(x)));
-        }
-        Tensor::from_primitive(TensorPrimitive::Float(rows::fake_binarize(x)))
+        rowwise(x, rows::fake_binarize, portable::fake_binarize_rows)
     }
 
     fn fake_ternarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        let x = x.into_primitive().tensor();
-        if !ours(&x) {
-            return portable::fake_ternarize_rows(Tensor::from_primitive(TensorPrimitive::Float(x)));
-        }
-        Tensor::from_primitive(TensorPrimitive::Float(rows::fake_ternarize(x)))
+        rowwise(x, rows::fake_ternarize, portable::fake_ternarize_rows)
     }
 
     fn rows_in_one_pass() -> bool {
@@ -67,15 +55,21 @@ where
         factor: Option<FloatTensor<Self>>,
         step: AdamWStep,
     ) -> AdamWState<FloatTensor<Self>> {
-        if ours(&gradient) {
+        if empty(&gradient) {
+            state
+        } else if computes_in(&gradient) {
             adamw::adamw(state, gradient, factor, step)
         } else {
             portable::adamw::<Self>(state, gradient, factor, step)
         }
     }
 
-    fn clip_factor(gradients: Vec<FloatTensor<Self>>, limit: f64) -> FloatTensor<Self> {
-        if gradients.iter().all(ours) {
+    fn clip_factor(mut gradients: Vec<FloatTensor<Self>>, limit: f64) -> FloatTensor<Self> {
+        let first = gradients[0].clone();
+        gradients.retain(|gradient| !empty(gradient));
+        if gradients.is_empty() {
+            Tensor::<Self, 1>::ones([1], (&first.device, first.dtype)).into_primitive().tensor()
+        } else if gradients.iter().all(computes_in) {
             norm::clip_factor(gradients, limit)
         } else {
             portable::clip_factor::<Self>(gradients, limit)
@@ -83,7 +77,33 @@ where
     }
 }
 
-/// Whether the kernels take the tensor: nothing can be launched on nothing, and they compute in 32 bits.
-fn ours<R: CubeRuntime>(x: &CubeTensor<R>) -> bool {
-    x.meta.num_elements() > 0 && matches!(x.dtype, DType::F32 | DType::F16 | DType::BF16)
+/// A kernel of ours on a matrix, or the portable body where its elements are none that the kernels compute with.
+/// Nothing can be launched on nothing.
+fn rowwise<B, R>(
+    x: Tensor<B, 2>,
+    kernel: impl FnOnce(CubeTensor<R>) -> CubeTensor<R>,
+    portable: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
+) -> Tensor<B, 2>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    let inside = x.into_primitive().tensor();
+    let tensor = |inside| Tensor::from_primitive(TensorPrimitive::Float(inside));
+    if empty(&inside) {
+        tensor(inside)
+    } else if computes_in(&inside) {
+        tensor(kernel(inside))
+    } else {
+        portable(tensor(inside))
+    }
+}
+
+fn empty<R: CubeRuntime>(x: &CubeTensor<R>) -> bool {
+    x.meta.num_elements() == 0
+}
+
+/// Whether the kernels take the tensor's elements: they compute in 32 bits.
+fn computes_in<R: CubeRuntime>(x: &CubeTensor<R>) -> bool {
+    matches!(x.dtype, DType::F32 | DType::F16 | DType::BF16)
 }

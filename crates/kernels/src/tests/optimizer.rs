@@ -39,7 +39,7 @@ fn by_hand(n: usize, factor: f32) -> [Vec<f64>; 3] {
 }
 
 pub(super) fn steps_are_those_of_the_paper<B: Backend>() {
-    for (rows, columns) in [(1, 1), (3, 7), (16, 384), (1, 5000)] {
+    for (rows, columns) in [(0, 3), (1, 1), (3, 7), (16, 384), (1, 5000)] {
         for factor in [None, Some(0.25)] {
             let found = stepped::<B>(rows, columns, factor);
             let expected = by_hand(rows * columns, factor.unwrap_or(1.0));
@@ -51,7 +51,7 @@ pub(super) fn steps_are_those_of_the_paper<B: Backend>() {
 }
 
 pub(super) fn the_factor_limits_the_common_norm<B: Backend>() {
-    let gradients: Vec<Vec<f32>> = [1, 384, 5000, 40_000].map(|n| values(n, n as u32)).to_vec();
+    let gradients: Vec<Vec<f32>> = [0, 1, 384, 5000, 40_000].map(|n| values(n, n as u32)).to_vec();
     let norm = gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
     for limit in [norm / 3.0, norm * 2.0] {
         let primitives =
@@ -61,6 +61,9 @@ pub(super) fn the_factor_limits_the_common_norm<B: Backend>() {
         assert_close(&factor, &[(limit / norm).min(1.0)], 1e-5, &format!("limit {limit} of {norm}"));
     }
     assert!(clip_factor::<B>(Vec::new(), 1.0).is_none());
+    let nothing = vec![on::<B, 1>(&[], [0]).into_primitive().tensor()];
+    let factor = clip_factor::<B>(nothing, 0.5).unwrap().into_data().convert::<f32>();
+    assert_eq!(factor.into_vec::<f32>().unwrap(), [1.0]);
 }
 
 #[test]
