@@ -5,7 +5,8 @@
 //! gradient of the mask is passed to it straight through, the sum of `dL/dW' W` over what the mask multiplies. So a
 //! score grows where training moves the weights away from zero.
 
-use briquette_core::stop;
+use crate::sparsity_schedule::SparsitySchedule;
+use briquette_core::{Clock, stop};
 use burn::prelude::*;
 
 /// Scores at first, from magnitudes: 0.01 times the distance from their mean in standard deviations.
@@ -26,6 +27,22 @@ pub fn from_magnitudes<B: Backend>(magnitudes: Tensor<B, 2>) -> Tensor<B, 2> {
 pub fn with_gradient<B: Backend>(mask: Tensor<B, 2>, scores: Tensor<B, 2>) -> Tensor<B, 2> {
     // The difference is exactly zero.
     mask + (scores.clone() - stop(scores))
+}
+
+/// Scores that the optimizer trains.
+pub(crate) struct Learned {
+    /// The learned entry.
+    pub(crate) scores: usize,
+    /// Whether they learn before anything is removed.
+    pub(crate) early: bool,
+}
+
+impl Learned {
+    /// The learned entry, while it is trained: until the schedule has run out.
+    pub(crate) fn trained(&self, schedule: &SparsitySchedule, clock: Clock) -> Option<usize> {
+        let moving = !schedule.settled(clock) && (self.early || schedule.event(clock).is_some());
+        moving.then_some(self.scores)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::axis::{Along, UnitAxis};
 use crate::importance::activation::Norms;
+pub(super) use crate::importance::movement::Learned;
 use crate::importance::{gradient, movement};
 use crate::sparsity_schedule::SparsitySchedule;
 use briquette_core::{Clock, InputObserver, KeptPart, Left, Outcome, Problem, SessionState, Stage};
@@ -21,19 +22,10 @@ pub(super) struct UnitStage {
     pub(super) schedule: SparsitySchedule,
 }
 
-/// Scores that the optimizer trains.
-pub(super) struct Learned {
-    /// The learned entry, `[1, units]`.
-    pub(super) scores: usize,
-    /// Whether they learn before anything is removed.
-    pub(super) early: bool,
-}
-
 impl UnitStage {
     /// The learned entry, while it is trained.
     fn training(&self, clock: Clock) -> Option<usize> {
-        let learned = self.learned.as_ref().filter(|_| !self.schedule.settled(clock))?;
-        (learned.early || self.schedule.event(clock).is_some()).then_some(learned.scores)
+        self.learned.as_ref()?.trained(&self.schedule, clock)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sparse pruning at work on one weight.
 
 use crate::importance::activation::Norms;
+pub(super) use crate::importance::movement::Learned;
 use crate::importance::{gradient, movement};
 use crate::pattern::Grid;
 use crate::sparsity_schedule::SparsitySchedule;
@@ -25,14 +26,6 @@ pub(super) struct SparseStage {
     pub(super) schedule: SparsitySchedule,
 }
 
-/// Scores that the optimizer trains.
-pub(super) struct Learned {
-    /// The learned entry.
-    pub(super) scores: usize,
-    /// Whether they learn before anything is removed.
-    pub(super) early: bool,
-}
-
 /// Scores made of gradients.
 pub(super) struct Watched {
     /// The buffer.
@@ -44,8 +37,7 @@ pub(super) struct Watched {
 impl SparseStage {
     /// The learned entry, while it is trained.
     fn training(&self, clock: Clock) -> Option<usize> {
-        let learned = self.learned.as_ref().filter(|_| !self.schedule.settled(clock))?;
-        (learned.early || self.schedule.event(clock).is_some()).then_some(learned.scores)
+        self.learned.as_ref()?.trained(&self.schedule, clock)
     }
 
     /// What stays, row-major, and its pattern: runs of which some are whole have none.
