@@ -1,6 +1,6 @@
 //! What can go wrong while training.
 
-use briquette_composer::ResumeError;
+use briquette_composer::{ResumeError, ShrinkError};
 use std::path::PathBuf;
 
 /// What can go wrong while training.
@@ -43,6 +43,9 @@ pub enum TrainError {
     /// The distillation does not fit student and teacher.
     #[error("distillation: {0}")]
     Distillation(String),
+    /// What was pruned cannot be removed.
+    #[error("removing what was pruned: {0}")]
+    Shrink(#[from] ShrinkError),
     /// The model could not be measured.
     #[error("measuring the model: {0}")]
     Measure(String),

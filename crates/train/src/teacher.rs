@@ -4,7 +4,7 @@ use crate::checkpoint::{Draft, tensors};
 use crate::error::TrainError;
 use crate::optimizer::Rule;
 use briquette_distill::{Distillation, Projections};
-use briquette_nn::{Tapped, Taps, Wanted};
+use briquette_nn::{TapShape, Tapped, Taps, Wanted};
 use burn::module::Module;
 use burn::optim::adaptor::OptimizerAdaptor;
 use burn::optim::{GradientsAccumulator, GradientsParams, Optimizer};
@@ -52,6 +52,14 @@ impl<B: AutodiffBackend, T: Tapped<B::InnerBackend>> Guide<B, T> {
     /// What the student has to show.
     pub(crate) fn wanted(&self, stage: usize) -> Wanted {
         self.distillation.wanted(stage)
+    }
+
+    /// Whether a student of shape `other` can be compared in place of one of shape `student`, in every stage: the
+    /// projections are made for its widths, and attention maps are compared head by head.
+    pub(crate) fn fits(&self, student: &TapShape, other: &TapShape) -> bool {
+        let wanted: Vec<Wanted> = (0..self.distillation.stages().len()).map(|s| self.wanted(s)).collect();
+        let hidden = student.hidden == other.hidden || wanted.iter().all(|w| !w.hidden);
+        hidden && (student.heads == other.heads || wanted.iter().all(|w| !w.scores && !w.values))
     }
 
     /// The loss of a batch. `input` makes the teacher's input, once, where the stage needs it.

@@ -69,6 +69,8 @@ where
     measure: Option<(Measure<'a, M::InnerModule>, bool)>,
     checkpoints: Option<Checkpoints>,
     best: Option<(f64, Trained<B, M>)>,
+    /// Masked units stay to the end: what the teacher shows fits only the whole student.
+    keeps_shapes: bool,
     measured: Vec<Measured>,
     rate: LearningRate,
     before: f64,
@@ -122,6 +124,7 @@ where
             measure: None,
             checkpoints: None,
             best: None,
+            keeps_shapes: false,
             measured: Vec::new(),
             before: 0.0,
             begun: Instant::now(),
@@ -165,6 +168,7 @@ where
             let steps: Vec<&[Vec<usize>]> = batches.chunks(self.settings.accumulate).collect();
             let first = epoch * steps.len();
             for (n, batches) in steps.iter().enumerate().filter(|(n, _)| first + n >= step) {
+                self.shrink()?;
                 let (loss, lr) = (self.step(first + n, batches), self.rate.at(first + n));
                 let last = n + 1 == steps.len();
                 if looked.elapsed() >= LOOK_EVERY || last {
@@ -190,6 +194,23 @@ where
 
     fn seconds(&self) -> f64 {
         self.before + self.begun.elapsed().as_secs_f64()
+    }
+
+    /// Removes what is masked for good, so that the steps to come cost less. What was measured before then was of
+    /// models of which more is lost by now: it is no longer the best. Where a teacher's hidden states or attention
+    /// maps would no longer fit, the shapes stay, and the session's end removes.
+    fn shrink(&mut self) -> Result<(), TrainError> {
+        if self.keeps_shapes {
+            return Ok(());
+        }
+        let Some(smaller) = self.session.without_masked()? else { return Ok(()) };
+        self.keeps_shapes = !self.guide.fits(&self.session.parts().model.tap_shape(), &smaller.tap_shape());
+        drop(smaller);
+        if !self.keeps_shapes && self.session.shrink(&mut self.optimizer)? {
+            tracing::info!(step = self.session.position().step, "masked units are removed");
+            self.best = None;
+        }
+        Ok(())
     }
 
     /// One optimizer step on some batches; the loss of the last one.

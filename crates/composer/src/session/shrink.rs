@@ -149,8 +149,35 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
             .collect()
     }
 
+    /// The session's model as removal would make it, float weights as they are; `None` where
+    /// [`can_shrink`](Self::can_shrink) says that it cannot be done yet. Nothing changes: for those who have to know
+    /// what would fit.
+    ///
+    /// # Errors
+    /// When the model does not fit what the groups say.
+    pub fn without_masked(&self) -> Result<Option<M>, ShrinkError> {
+        match self.can_shrink() {
+            true => Ok(Some(self.narrowed(&self.kept_units()?)?.model)),
+            false => Ok(None),
+        }
+    }
+
     /// Removes everything else, and the stages that masked it.
     pub(super) fn keep_units(&mut self, kept: &[KeptUnits]) -> Result<Cuts, ShrinkError> {
+        let Narrowed { model, removed, removal, removing } = self.narrowed(kept)?;
+        let mut trained = self.trained.take().expect("taken out only within this call");
+        self.drop_masking(kept);
+        let resized = self.resize(&model, &mut trained.state, &removal, removing.cuts());
+        trained.model = model;
+        self.trained = Some(trained);
+        self.cache.borrow_mut().clear();
+        self.averaging.clear();
+        self.kept = kept.to_vec();
+        self.removed = Some(removed);
+        resized.map(|()| removing.cuts().clone())
+    }
+
+    fn narrowed(&self, kept: &[KeptUnits]) -> Result<Narrowed<M>, ShrinkError> {
         let plan = self.plan.clone();
         let planned = plan.cuts();
         let groups = planned_groups(&planned, kept)?;
@@ -169,17 +196,7 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
         if let Some(unshare) = self.unshare {
             model = unshare(&model);
         }
-        let model = removing.tensors(model);
-        let mut trained = self.trained.take().expect("taken out only within this call");
-        self.drop_masking(kept);
-        let resized = self.resize(&model, &mut trained.state, &removal, removing.cuts());
-        trained.model = model;
-        self.trained = Some(trained);
-        self.cache.borrow_mut().clear();
-        self.averaging.clear();
-        self.kept = kept.to_vec();
-        self.removed = Some(removed);
-        resized.map(|()| removing.cuts().clone())
+        Ok(Narrowed { model: removing.tensors(model), removed, removal, removing })
     }
 
     /// Without a walk over the layers numbers are out of reach, and without gradients too nothing tells the session's
@@ -221,6 +238,14 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
         model.visit(&mut resize);
         resize.result
     }
+}
+
+/// A model that lost units.
+struct Narrowed<M> {
+    model: M,
+    removed: Removed,
+    removal: Removal,
+    removing: Removing,
 }
 
 struct Resize<'a, B: Backend> {

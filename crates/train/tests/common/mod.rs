@@ -66,9 +66,9 @@ impl<B: Backend> Tapped<B> for Toy<B> {
     }
 
     fn tap_shape(&self) -> TapShape {
-        let n = self.blocks.len() + 1;
-        let width = self.embedding.shape()[0];
-        TapShape { classes: 3, hidden: vec![width; n], positions: vec![1; n], heads: Vec::new() }
+        let hidden: Vec<usize> =
+            [&self.embedding].into_iter().chain(&self.blocks).map(|layer| layer.shape()[0]).collect();
+        TapShape { classes: 3, positions: vec![1; hidden.len()], hidden, heads: Vec::new() }
     }
 }
 
