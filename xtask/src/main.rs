@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program that reports on the terminal")]
 
+mod bench;
 mod check;
 mod quality;
 mod trained;
@@ -13,13 +14,15 @@ use std::process::ExitCode;
 const USAGE: &str =
     "usage: cargo xtask check           layers, module docs, lengths, printing, unsafe, words, results
        cargo xtask quality SUITE   compress real models, measure them, write docs/results/SUITE.json
-       cargo xtask trained SUITE   the same with training, over several seeds";
+       cargo xtask trained SUITE   the same with training, over several seeds
+       cargo xtask bench-cpu       time all forms of a model on the processor, write docs/results/speed_cpu_bert.json";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["check"] => report(),
         ["quality", ..] => ended(quality::run(&arguments[1..])),
+        ["bench-cpu", ..] => ended(bench::run(&bench::cpu::SUITE, "cpu", &arguments[1..])),
         ["trained", ..] => ended(trained::run(&arguments[1..])),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

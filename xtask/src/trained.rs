@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A model, its data and what is trained on them.
 struct Suite {
     model: &'static str,
-    train: &'static str,
+    /// More than one is read as one file: records of images follow each other.
+    train: &'static [&'static str],
     eval: &'static str,
     rows: &'static [Row],
 }
@@ -40,7 +41,7 @@ const SUITES: &[(&str, Suite)] = &[
         "trained_bert",
         Suite {
             model: "minilm-sst2",
-            train: "sst2/train.tsv",
+            train: &["sst2/train.tsv"],
             eval: "sst2/dev.tsv",
             rows: &[
                 row("layers 6 -> 3", "bert_layers_3"),
@@ -62,7 +63,7 @@ const SUITES: &[(&str, Suite)] = &[
         "trained_gpt2",
         Suite {
             model: "gpt2-wikitext2",
-            train: "wikitext2/train.txt",
+            train: &["wikitext2/train.txt"],
             eval: "wikitext2/valid.txt",
             rows: &[
                 row("layers 12 -> 10", "gpt2_layers_10"),
@@ -74,6 +75,37 @@ const SUITES: &[(&str, Suite)] = &[
                     from: Some("layers 12 -> 10"),
                     epochs: None,
                 },
+            ],
+        },
+    ),
+    (
+        "pruned_bert",
+        Suite {
+            model: "minilm-sst2",
+            train: &["sst2/train.tsv"],
+            eval: "sst2/dev.tsv",
+            rows: &[
+                deepspeed("rows keep 0.6, DeepSpeed's recipe", "deepspeed/row_topk_bert", "2"),
+                deepspeed("heads keep 0.6, DeepSpeed's recipe", "deepspeed/head_topk_bert", "2"),
+                deepspeed("sparse l1 keep 0.4, DeepSpeed's recipe", "deepspeed/sparse_l1_bert", "2"),
+                deepspeed("snip 4x1 keep 0.2, DeepSpeed's recipe", "deepspeed/sparse_snip_bert", "2"),
+                row("rows keep 0.6", "bert_rows"),
+                row("heads keep 0.6", "bert_heads"),
+                row("2:4", "bert_2_4"),
+                row("rows, heads keep 0.75, W8A8", "bert_rows_heads_w8a8_trained"),
+            ],
+        },
+    ),
+    (
+        "pruned_resnet20",
+        Suite {
+            model: "resnet20-cifar10",
+            train: &["cifar10/data_batch_1.bin", "cifar10/data_batch_2.bin"],
+            eval: "cifar10/test_first5000.bin",
+            rows: &[
+                deepspeed("channels keep 0.5, DeepSpeed's recipe", "deepspeed/channel_topk_resnet20", "15"),
+                row("channels keep 0.5", "resnet20_channels"),
+                row("half the FLOPs", "resnet20_half_flops"),
             ],
         },
     ),
@@ -115,13 +147,14 @@ type Done = HashMap<(&'static str, u64), Value>;
 
 /// Runs jobs side by side.
 fn all(options: &Options, suite: &Suite, jobs: &[(&Row, u64)]) -> Result<Done, String> {
+    let train = training_file(options, suite)?;
     let (next, done, failed) = (AtomicUsize::new(0), Mutex::new(Done::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for worker in 0..options.jobs {
-            let (next, done, failed) = (&next, &done, &failed);
+            let (next, done, failed, train) = (&next, &done, &failed, &train);
             scope.spawn(move || {
                 while let Some((row, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match one(options, suite, row, *seed, worker) {
+                    match one(options, suite, (row, *seed), train, worker) {
                         Ok(value) => {
                             eprintln!("{}, seed {seed}: {}", row.name, value["after"]);
                             done.lock().expect("no worker panics").insert((row.name, *seed), value);
@@ -138,7 +171,13 @@ fn all(options: &Options, suite: &Suite, jobs: &[(&Row, u64)]) -> Result<Done, S
 }
 
 /// Trains once; what the report says of it.
-fn one(options: &Options, suite: &Suite, row: &Row, seed: u64, worker: usize) -> Result<Value, String> {
+fn one(
+    options: &Options,
+    suite: &Suite,
+    (row, seed): (&Row, u64),
+    train: &Path,
+    worker: usize,
+) -> Result<Value, String> {
     let folder = |row: &str| {
         options.scratch.join(format!("{}-{seed}", row.replace(|c: char| !c.is_alphanumeric(), "_")))
     };
@@ -162,7 +201,7 @@ fn one(options: &Options, suite: &Suite, row: &Row, seed: u64, worker: usize) ->
     command.args(["--seed", &seed.to_string()]);
     let text = std::fs::read_to_string(&recipe).map_err(|e| format!("{}: {e}", recipe.display()))?;
     if row.epochs.is_some() || text.contains("\"epochs\"") || text.contains("\"layer_by_layer\"") {
-        command.arg("--train").arg(data(suite.train)).arg("--teacher").arg(&teacher);
+        command.arg("--train").arg(train).arg("--teacher").arg(&teacher);
     }
     if let Some(epochs) = row.epochs {
         command.args(["--epochs", epochs]);
@@ -181,6 +220,22 @@ fn one(options: &Options, suite: &Suite, row: &Row, seed: u64, worker: usize) ->
         "settings": training["settings"], "distillation": training["distillation"],
         "bytes_after": report["bytes_after"]["total"], "device": report["device"],
     }))
+}
+
+/// The training data as one file.
+fn training_file(options: &Options, suite: &Suite) -> Result<PathBuf, String> {
+    let path = |name: &str| options.shared.join("data").join(name);
+    if let [one] = suite.train {
+        return Ok(path(one));
+    }
+    let whole = options.scratch.join(suite.train.join("+").replace('/', "_"));
+    std::fs::create_dir_all(&options.scratch).map_err(|e| format!("{}: {e}", options.scratch.display()))?;
+    let mut bytes = Vec::new();
+    for file in suite.train.iter().map(|name| path(name)) {
+        bytes.extend(std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?);
+    }
+    std::fs::write(&whole, bytes).map_err(|e| format!("{}: {e}", whole.display()))?;
+    Ok(whole)
 }
 
 /// A worker's own folder, so that compiled kernels of one are not overwritten by another.
@@ -260,7 +315,7 @@ fn write(
     let device = rows.first().map_or(Value::Null, |r| r["runs"][0]["device"].clone());
     let value = json!({
         "command": command, "commit": options.commit, "seed": options.seeds, "device": device,
-        "backend": options.backend, "model": suite.model, "train": suite.train, "data": suite.eval, "rows": rows,
+        "backend": options.backend, "model": suite.model, "train": suite.train.join(" + "), "data": suite.eval, "rows": rows,
     });
     std::fs::write(&options.out, format!("{value:#}\n"))
         .map_err(|e| format!("{}: {e}", options.out.display()))?;

@@ -26,6 +26,32 @@ pub fn layer_norm<B: Backend, const D: usize>(
     }
 }
 
+/// [`layer_norm`] of `x + residual`, both `[.., width]`.
+///
+/// # Panics
+/// When the shapes differ.
+pub fn add_layer_norm<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    residual: Tensor<B, D>,
+    gamma: Tensor<B, 1>,
+    beta: Tensor<B, 1>,
+    epsilon: f64,
+) -> Tensor<B, D> {
+    let dims = x.dims();
+    let width = dims[D - 1];
+    assert_eq!(dims, residual.dims(), "shapes of the terms of a sum");
+    assert_eq!(gamma.dims(), [width], "gamma of a layer norm over {width} columns");
+    assert_eq!(beta.dims(), [width], "beta of a layer norm over {width} columns");
+    let rows = dims[..D - 1].iter().product();
+    match lookup::<B>() {
+        Some(ops) => {
+            let residual = residual.reshape([rows, width]);
+            by_rows(x, |x| (ops.add_layer_norm)(x, residual, gamma, beta, epsilon))
+        }
+        None => portable::layer_norm(x + residual, gamma, beta, epsilon),
+    }
+}
+
 /// `x * Phi(x)` with the normal distribution function (Hendrycks and Gimpel 2016, arXiv 1606.08415).
 pub fn gelu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     match lookup::<B>() {

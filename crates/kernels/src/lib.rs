@@ -9,6 +9,7 @@
 //! Axes: `out` and `in` are a weight's outputs and inputs, `rows` the tokens (or whatever else is
 //! quantized one by one), `group` the number of neighbouring inputs that share a scale.
 
+mod activation;
 mod attention;
 pub mod backend;
 mod cpu;
@@ -24,12 +25,17 @@ mod packing;
 mod portable;
 mod quantize;
 mod registry;
+mod sparse_layout;
+mod sparse_matrix;
 #[cfg(test)]
 mod tests;
 
+pub use activation::Activation;
 pub use attention::attention;
-pub use fused::{gelu, gelu_tanh, layer_norm};
-pub use linear::{embedding_packed, linear_packed, linear_quantized, unpack};
+pub use fused::{add_layer_norm, gelu, gelu_tanh, layer_norm};
+pub use linear::{
+    PackedLayer, embedding_packed, linear, linear_all, linear_packed, linear_quantized, unpack,
+};
 pub use ops::CompressOps;
 pub use optimizer::{AdamWState, AdamWStep, adamw, clip_factor};
 pub use packed_matrix::{Code, PackedMatrix};
@@ -39,3 +45,4 @@ pub use quantize::{
     round_half_even, rows_in_one_pass,
 };
 pub use registry::register;
+pub use sparse_matrix::{SparseMatrix, linear_sparse, runs_sparse};

@@ -1,5 +1,6 @@
-//! Products with packed weights.
+//! Products with weights, packed or not.
 
+use crate::activation::Activation;
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
 use crate::quantize::TokenQuant;
@@ -51,6 +52,52 @@ pub fn linear_quantized<B: Backend>(
     match lookup::<B>() {
         Some(ops) => (ops.linear_quantized)(x, q, p, bias),
         None => portable::linear_quantized(x, q, p, bias),
+    }
+}
+
+/// A packed weight and the bias `[out]` of one layer.
+pub type PackedLayer<'a, B> = (&'a PackedMatrix<B>, Option<Tensor<B, 1>>);
+
+/// Several layers with packed weights on one input `x: [rows, in]`, each followed by `activation`:
+/// [`linear_quantized`] where inputs are quantized by `q`, [`linear_packed`] where they are not. An input
+/// that all of them quantize alike is quantized once.
+///
+/// # Panics
+/// When the shapes do not fit or `q.bits` is not in 2 to 8.
+pub fn linear_all<B: Backend>(
+    x: Tensor<B, 2>,
+    q: Option<TokenQuant>,
+    layers: Vec<PackedLayer<'_, B>>,
+    activation: Activation,
+) -> Vec<Tensor<B, 2>> {
+    layers.iter().for_each(|(p, _)| check_columns(&x, p));
+    if let Some(ops) = lookup::<B>() {
+        return (ops.linear_all)(x, q, layers, activation);
+    }
+    let one = |(p, bias)| match q {
+        Some(q) => portable::linear_quantized(x.clone(), q, p, bias),
+        None => portable::linear_packed(x.clone(), p, bias),
+    };
+    layers.into_iter().map(one).map(|y| activation.forward(y)).collect()
+}
+
+/// `x W + bias` with a float weight, followed by `activation`.
+///
+/// `x: [rows, in]`, `w: [in, out]`, `bias: [out]` -> `[rows, out]`.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn linear<B: Backend>(
+    x: Tensor<B, 2>,
+    w: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    activation: Activation,
+) -> Tensor<B, 2> {
+    let ([_, columns], [rows, _]) = (x.dims(), w.dims());
+    assert_eq!(columns, rows, "an input of {columns} columns for a weight of shape {:?}", w.dims());
+    match lookup::<B>() {
+        Some(ops) => (ops.linear)(x, w, bias, activation),
+        None => portable::linear(x, w, bias, activation),
     }
 }
 

@@ -1,9 +1,12 @@
 //! The operations a backend may specialise.
 
+use crate::activation::Activation;
+use crate::linear::PackedLayer;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
 use crate::quantize::{QuantizedRows, TokenQuant};
+use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::prelude::*;
@@ -76,6 +79,44 @@ pub trait CompressOps: Backend {
         portable::linear_quantized(x, q, p, bias)
     }
 
+    /// Whether [`linear_sparse`](Self::linear_sparse) leaves zeros out, so that it can be faster than a dense product.
+    fn runs_sparse() -> bool {
+        false
+    }
+
+    /// See [`crate::linear_sparse`].
+    fn linear_sparse(
+        x: Tensor<Self, 2>,
+        w: &SparseMatrix<Self>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        portable::linear_sparse(x, w, bias)
+    }
+
+    /// See [`crate::linear_all`].
+    fn linear_all(
+        x: Tensor<Self, 2>,
+        q: Option<TokenQuant>,
+        layers: Vec<PackedLayer<'_, Self>>,
+        activation: Activation,
+    ) -> Vec<Tensor<Self, 2>> {
+        let one = |(p, bias)| match q {
+            Some(q) => <Self as CompressOps>::linear_quantized(x.clone(), q, p, bias),
+            None => Self::linear_packed(x.clone(), p, bias),
+        };
+        layers.into_iter().map(one).map(|y| activation.forward(y)).collect()
+    }
+
+    /// See [`crate::linear`].
+    fn linear(
+        x: Tensor<Self, 2>,
+        w: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        activation: Activation,
+    ) -> Tensor<Self, 2> {
+        portable::linear(x, w, bias, activation)
+    }
+
     /// See [`crate::embedding_packed`].
     fn embedding_packed(p: &PackedMatrix<Self>, ids: Tensor<Self, 2, Int>) -> Tensor<Self, 3> {
         portable::embedding_packed(p, ids)
@@ -89,6 +130,17 @@ pub trait CompressOps: Backend {
         epsilon: f64,
     ) -> Tensor<Self, 2> {
         portable::layer_norm(x, gamma, beta, epsilon)
+    }
+
+    /// See [`crate::add_layer_norm`]. `x` and `residual: [rows, width]`.
+    fn add_layer_norm(
+        x: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, 2> {
+        <Self as CompressOps>::layer_norm(x + residual, gamma, beta, epsilon)
     }
 
     /// See [`crate::gelu`]. `x: [rows, columns]`.

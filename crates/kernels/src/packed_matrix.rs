@@ -4,6 +4,9 @@ use crate::packing::{check_bits, words_per_row};
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::backend::AutodiffBackend;
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What an unsigned code `u` stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +38,37 @@ pub struct PackedMatrix<B: Backend> {
     pub shape: [usize; 2],
     /// Neighbouring inputs that share a scale; divides `in`.
     pub group: usize,
+    /// What a backend's products made of it.
+    pub(crate) prepared: Prepared,
+}
+
+/// A layout that a backend's own products made of a weight, once; clones of the weight share it.
+#[derive(Clone, Default)]
+pub(crate) struct Prepared(Arc<Mutex<Option<Arc<dyn Any + Send + Sync>>>>);
+
+impl Prepared {
+    /// The layout that is there, if it is a `T` and `valid`; else a new one, which replaces it.
+    pub(crate) fn get_or_make<T: Send + Sync + 'static>(
+        &self,
+        valid: impl FnOnce(&T) -> bool,
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        let slot = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = slot().clone().and_then(|found| found.downcast::<T>().ok());
+        if let Some(found) = found.filter(|found| valid(found)) {
+            return found;
+        }
+        // Not under the lock: making it runs in parallel, and a waiting thread might come by here again.
+        let made = Arc::new(make());
+        *slot() = Some(made.clone());
+        made
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prepared")
+    }
 }
 
 impl<B: Backend> PackedMatrix<B> {
@@ -81,6 +115,7 @@ impl<B: Backend> PackedMatrix<B> {
             code,
             shape,
             group,
+            prepared: Prepared::default(),
         }
     }
 
@@ -123,6 +158,7 @@ impl<B: AutodiffBackend> PackedMatrix<B> {
             code: self.code,
             shape: self.shape,
             group: self.group,
+            prepared: self.prepared.clone(),
         }
     }
 
@@ -136,6 +172,7 @@ impl<B: AutodiffBackend> PackedMatrix<B> {
             code: p.code,
             shape: p.shape,
             group: p.group,
+            prepared: p.prepared,
         }
     }
 }

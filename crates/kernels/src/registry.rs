@@ -3,10 +3,13 @@
 //! A trait bound would make every module of every user carry it. A table keyed by the backend's
 //! type keeps `B: Backend` the only bound, at the price of one lookup a call.
 
+use crate::activation::Activation;
+use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::PackedMatrix;
 use crate::quantize::{QuantizedRows, TokenQuant};
+use crate::sparse_matrix::SparseMatrix;
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
@@ -16,11 +19,16 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 type OptionalBias<B> = Option<Tensor<B, 1>>;
+type LinearAll<B> =
+    fn(Tensor<B, 2>, Option<TokenQuant>, Vec<PackedLayer<'_, B>>, Activation) -> Vec<Tensor<B, 2>>;
+type Linear<B> = fn(Tensor<B, 2>, Tensor<B, 2>, OptionalBias<B>, Activation) -> Tensor<B, 2>;
+type AddLayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
 type LayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
 type Attention<B> =
     fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Option<Tensor<B, 4>>, bool, f64) -> Tensor<B, 4>;
 type LinearPacked<B> = fn(Tensor<B, 2>, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
 type LinearQuantized<B> = fn(Tensor<B, 2>, TokenQuant, &PackedMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
+type LinearSparse<B> = fn(Tensor<B, 2>, &SparseMatrix<B>, OptionalBias<B>) -> Tensor<B, 2>;
 type AdamW<B> = fn(
     AdamWState<FloatTensor<B>>,
     FloatTensor<B>,
@@ -39,6 +47,11 @@ pub(crate) struct Ops<B: Backend> {
     pub(crate) unpack: fn(&PackedMatrix<B>) -> Tensor<B, 2>,
     pub(crate) linear_packed: LinearPacked<B>,
     pub(crate) linear_quantized: LinearQuantized<B>,
+    pub(crate) runs_sparse: fn() -> bool,
+    pub(crate) linear_sparse: LinearSparse<B>,
+    pub(crate) linear_all: LinearAll<B>,
+    pub(crate) linear: Linear<B>,
+    pub(crate) add_layer_norm: AddLayerNorm<B>,
     pub(crate) embedding_packed: fn(&PackedMatrix<B>, Tensor<B, 2, Int>) -> Tensor<B, 3>,
     pub(crate) layer_norm: LayerNorm<B>,
     pub(crate) gelu: fn(Tensor<B, 2>) -> Tensor<B, 2>,
@@ -60,6 +73,11 @@ impl<B: CompressOps> Ops<B> {
             unpack: <B as CompressOps>::unpack,
             linear_packed: <B as CompressOps>::linear_packed,
             linear_quantized: <B as CompressOps>::linear_quantized,
+            runs_sparse: <B as CompressOps>::runs_sparse,
+            linear_sparse: <B as CompressOps>::linear_sparse,
+            linear_all: <B as CompressOps>::linear_all,
+            linear: <B as CompressOps>::linear,
+            add_layer_norm: <B as CompressOps>::add_layer_norm,
             embedding_packed: <B as CompressOps>::embedding_packed,
             layer_norm: <B as CompressOps>::layer_norm,
             gelu: <B as CompressOps>::gelu,

@@ -1,7 +1,6 @@
 //! Activation functions by their Hugging Face names.
 
 use briquette_kernels as kernels;
-use burn::prelude::*;
 
 /// An activation function between the two layers of a feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +22,12 @@ impl Activation {
         ("relu", Self::Relu),
     ];
 
-    /// Applies it to every element.
-    pub(crate) fn forward<B: Backend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+    /// The kernels' form, which products apply to their results.
+    pub(crate) fn kernel(self) -> kernels::Activation {
         match self {
-            Self::Gelu => kernels::gelu(x),
-            Self::GeluTanh => kernels::gelu_tanh(x),
-            Self::Relu => burn::tensor::activation::relu(x),
+            Self::Gelu => kernels::Activation::Gelu,
+            Self::GeluTanh => kernels::Activation::GeluTanh,
+            Self::Relu => kernels::Activation::Relu,
         }
     }
 }

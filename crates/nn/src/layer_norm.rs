@@ -72,6 +72,19 @@ impl<B: Backend> LayerNorm<B> {
         }
     }
 
+    /// [`forward`](Self::forward) of `input + residual`, in one pass where the backend can.
+    ///
+    /// # Panics
+    /// When the shapes differ, or the last axis is not `d_model`.
+    pub fn forward_sum<const D: usize>(&self, input: Tensor<B, D>, residual: Tensor<B, D>) -> Tensor<B, D> {
+        if self.kept.0.is_some() {
+            return self.forward(input + residual);
+        }
+        let gamma = self.gamma.val();
+        let beta = self.beta.as_ref().map_or_else(|| gamma.zeros_like(), |beta| beta.val());
+        kernels::add_layer_norm(input, residual, gamma, beta, self.epsilon)
+    }
+
     /// Averages over the entries for which `kept` `[d_model]` is 1 from now on, and gives 0 for those for which it
     /// is 0; `None` for all of them. No parameter: records and optimizers do not see it.
     ///

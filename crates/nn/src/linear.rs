@@ -3,8 +3,8 @@
 use crate::module::{drop_in_module, needs::*};
 use crate::slots::{InputSlot, LowRank, PackedSlot, simulate};
 use crate::{Compressible, Initializer, LayerMut, LayerPath, LinearLayout};
-use briquette_core::{InputObserver, InputQuantization};
-use briquette_kernels::{self as kernels, PackedMatrix};
+use briquette_core::{InputObserver, InputQuantization, host_floats};
+use briquette_kernels::{self as kernels, Activation, PackedMatrix, SparseMatrix, TokenQuant};
 use burn::config::Config;
 use burn::module::Param;
 use burn::nn::LinearRecord;
@@ -47,7 +47,7 @@ impl LinearConfig {
 /// Fields, records and display names are those of `burn::nn::Linear`.
 #[derive(Debug, Clone)]
 pub struct Linear<B: Backend> {
-    /// `[d_input, d_output]`; `[0, 0]` when the weight is packed.
+    /// `[d_input, d_output]`; `[0, 0]` when the weight is packed or sparse.
     pub weight: Param<Tensor<B, 2>>,
     /// `[d_output]`.
     pub bias: Option<Param<Tensor<B, 1>>>,
@@ -79,9 +79,17 @@ impl<B: Backend> Linear<B> {
     /// # Panics
     /// When the last axis of `input` is not `d_input`.
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+        self.forward_then(input, Activation::Identity)
+    }
+
+    /// [`forward`](Self::forward) followed by `activation`, in one pass over the output where the backend can.
+    ///
+    /// # Panics
+    /// When the last axis of `input` is not `d_input`.
+    pub fn forward_then<const D: usize>(&self, input: Tensor<B, D>, activation: Activation) -> Tensor<B, D> {
         let mut dims = input.dims();
         let rows = dims[..D - 1].iter().product::<usize>();
-        let output = self.rows(input.reshape([rows, dims[D - 1]]));
+        let output = self.rows(input.reshape([rows, dims[D - 1]]), activation);
         dims[D - 1] = output.dims()[1];
         output.reshape(dims)
     }
@@ -96,11 +104,21 @@ impl<B: Backend> Linear<B> {
         input: Tensor<B, D>,
     ) -> [Tensor<B, D>; N] {
         let alike = layers.windows(2).all(|l| l[0].input.token_quant() == l[1].input.token_quant());
-        let floats = layers.iter().all(|l| l.packed.get().is_none());
-        let quant = layers.first().and_then(|l| l.input.token_quant()).filter(|_| alike && floats);
+        let floats = layers.iter().all(|l| l.packed.get().is_none() && l.packed.sparse().is_none());
+        let quant = layers.first().and_then(|l| l.input.token_quant()).filter(|_| alike);
         let Some(quant) = quant else { return layers.map(|layer| layer.forward(input.clone())) };
         let mut dims = input.dims();
         let rows = dims[..D - 1].iter().product::<usize>();
+        if !floats {
+            let rows = input.clone().reshape([rows, dims[D - 1]]);
+            let Some(outputs) = Self::packed_all(layers, &rows, quant) else {
+                return layers.map(|layer| layer.forward(input.clone()));
+            };
+            return outputs.map(|output| {
+                dims[D - 1] = output.dims()[1];
+                output.reshape(dims)
+            });
+        }
         let input = input.reshape([rows, dims[D - 1]]);
         let codes = simulate(input.clone(), quant);
         layers.map(|layer| {
@@ -112,40 +130,76 @@ impl<B: Backend> Linear<B> {
         })
     }
 
-    fn rows(&self, input: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// Outputs of layers whose inputs are quantized alike, in one call; `None` where not all of their weights are packed
+    /// and nothing else.
+    fn packed_all<const N: usize>(
+        layers: [&Self; N],
+        input: &Tensor<B, 2>,
+        quant: TokenQuant,
+    ) -> Option<[Tensor<B, 2>; N]> {
+        let alone = |layer: &&Self| layer.packed.get().is_some() && layer.packed.low_rank().is_none();
+        if B::ad_enabled(&input.device()) || !layers.iter().all(alone) {
+            return None;
+        }
+        layers.iter().for_each(|layer| layer.input.observe(input));
+        let parts =
+            layers.iter().filter_map(|l| l.packed.get().map(|p| (p, l.bias.as_ref().map(|b| b.val()))));
+        kernels::linear_all(input.clone(), Some(quant), parts.collect(), Activation::Identity).try_into().ok()
+    }
+
+    fn rows(&self, input: Tensor<B, 2>, activation: Activation) -> Tensor<B, 2> {
         self.input.observe(&input);
         let bias = self.bias.as_ref().map(|b| b.val());
         match (self.packed.get(), self.input.token_quant()) {
-            (None, None) => linear(input, self.weight.val(), bias),
-            (None, Some(quant)) => linear(simulate(input, quant), self.weight.val(), bias),
-            (Some(packed), None) => {
-                self.compensated(kernels::linear_packed(input.clone(), packed, bias), || input)
-            }
+            (None, None) => self.floats(input, bias, activation),
+            (None, Some(quant)) => self.floats(simulate(input, quant), bias, activation),
             // The integer product has no gradient; the same values as floats have one.
             (Some(packed), Some(quant)) if B::ad_enabled(&input.device()) => {
-                let input = simulate(input, quant);
-                self.compensated(kernels::linear_packed(input.clone(), packed, bias), || input)
+                self.packed_rows(packed, None, simulate(input, quant), bias, activation)
             }
-            (Some(packed), Some(quant)) => {
-                let output = kernels::linear_quantized(input.clone(), quant, packed, bias);
-                self.compensated(output, || simulate(input, quant))
-            }
+            (Some(packed), quant) => self.packed_rows(packed, quant, input, bias, activation),
         }
     }
 
-    /// Adds what the correction of low rank, if there is one, makes of the input that the weight saw.
-    fn compensated(&self, output: Tensor<B, 2>, input: impl FnOnce() -> Tensor<B, 2>) -> Tensor<B, 2> {
-        match self.packed.low_rank() {
-            Some(low_rank) => output + low_rank.forward(input()),
-            None => output,
+    /// The product with a packed weight and its correction of low rank, if it has one, which adds what it makes of the
+    /// input that the weight saw.
+    fn packed_rows(
+        &self,
+        packed: &PackedMatrix<B>,
+        quant: Option<TokenQuant>,
+        input: Tensor<B, 2>,
+        bias: Option<Tensor<B, 1>>,
+        activation: Activation,
+    ) -> Tensor<B, 2> {
+        let product = |input, then| kernels::linear_all(input, quant, vec![(packed, bias)], then).remove(0);
+        let Some(low_rank) = self.packed.low_rank() else { return product(input, activation) };
+        let output = product(input.clone(), Activation::Identity);
+        let seen = match quant {
+            Some(quant) => simulate(input, quant),
+            None => input,
+        };
+        activation.forward(output + low_rank.forward(seen))
+    }
+
+    /// The product with a float weight, with or without its zeros.
+    fn floats(
+        &self,
+        input: Tensor<B, 2>,
+        bias: Option<Tensor<B, 1>>,
+        activation: Activation,
+    ) -> Tensor<B, 2> {
+        match self.packed.sparse() {
+            Some(sparse) => activation.forward(kernels::linear_sparse(input, sparse, bias)),
+            None => kernels::linear(input, self.weight.val(), bias, activation),
         }
     }
 
     /// Canonical shape `[d_output, d_input]` of the weight, packed or not. A lazy weight stays lazy.
     pub fn shape(&self) -> [usize; 2] {
-        match self.packed.get() {
-            Some(packed) => packed.shape,
-            None => {
+        match (self.packed.get(), self.packed.sparse()) {
+            (Some(packed), _) => packed.shape,
+            (None, Some(sparse)) => sparse.shape(),
+            (None, None) => {
                 let [d_input, d_output] = self.weight.lazy_shape().dims();
                 [d_output, d_input]
             }
@@ -199,6 +253,29 @@ impl<B: Backend> Linear<B> {
     /// any.
     pub fn low_rank(&self) -> Option<[Tensor<B, 2>; 2]> {
         self.packed.low_rank().map(|l| [l.left.clone(), l.right.clone()])
+    }
+
+    /// Computes with the weight's entries that are not zero alone from now on, where that is faster on this backend for
+    /// this weight ([`SparseMatrix::if_faster`]); whether it is. The float weight is then freed, so that a layer that is
+    /// to be trained, saved or compressed must not be asked.
+    ///
+    /// A packed weight stays as it is.
+    pub fn run_sparse(&mut self) -> bool {
+        if self.packed.get().is_some() || self.packed.sparse().is_some() {
+            return self.packed.sparse().is_some();
+        }
+        let (weight, shape) = (self.weight.val(), self.shape());
+        let device = weight.device();
+        let values = host_floats(weight.transpose());
+        let Some(sparse) = SparseMatrix::if_faster(&values, shape, &device) else { return false };
+        self.weight = Param::initialized(self.weight.id, Tensor::empty([0, 0], &device));
+        self.packed.set_sparse(sparse);
+        true
+    }
+
+    /// The weight without its zeros, where the layer computes with it.
+    pub fn sparse(&self) -> Option<&SparseMatrix<B>> {
+        self.packed.sparse()
     }
 
     /// The packed weight, if there is one.

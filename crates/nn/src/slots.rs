@@ -3,7 +3,7 @@
 use briquette_core::{
     InputObserver, InputQuantization, InputRange, ScaleRule, host_floats, stop, straight_through,
 };
-use briquette_kernels::{PackedMatrix, TokenQuant, fake_quantize_rows};
+use briquette_kernels::{PackedMatrix, SparseMatrix, TokenQuant, fake_quantize_rows};
 use burn::module::Devices;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
@@ -52,12 +52,13 @@ pub(crate) fn simulate<B: Backend>(input: Tensor<B, 2>, quant: TokenQuant) -> Te
     straight_through(input, quantized)
 }
 
-/// A packed weight in place of the float one, with a correction of low rank where it has one. No parameter: nothing
-/// visits, maps or records it.
+/// A packed weight in place of the float one, with a correction of low rank where it has one, or the float one without
+/// its zeros. No parameter: nothing visits, maps or records it.
 #[derive(Debug, Clone)]
 pub(crate) struct PackedSlot<B: Backend> {
     matrix: Option<PackedMatrix<B>>,
     low_rank: Option<LowRank<B>>,
+    sparse: Option<SparseMatrix<B>>,
 }
 
 /// The product of `left` `[out, rank]` and `right` `[rank, in]`.
@@ -76,14 +77,18 @@ impl<B: Backend> LowRank<B> {
 
 impl<B: Backend> Default for PackedSlot<B> {
     fn default() -> Self {
-        Self { matrix: None, low_rank: None }
+        Self { matrix: None, low_rank: None, sparse: None }
     }
 }
 
 impl<B: Backend> PackedSlot<B> {
     /// Replaces the weight; a correction belongs to the weight before.
     pub(crate) fn set(&mut self, packed: PackedMatrix<B>) {
-        *self = Self { matrix: Some(packed), low_rank: None };
+        *self = Self { matrix: Some(packed), ..Self::default() };
+    }
+
+    pub(crate) fn set_sparse(&mut self, sparse: SparseMatrix<B>) {
+        *self = Self { sparse: Some(sparse), ..Self::default() };
     }
 
     pub(crate) fn set_low_rank(&mut self, low_rank: LowRank<B>) {
@@ -92,6 +97,10 @@ impl<B: Backend> PackedSlot<B> {
 
     pub(crate) fn get(&self) -> Option<&PackedMatrix<B>> {
         self.matrix.as_ref()
+    }
+
+    pub(crate) fn sparse(&self) -> Option<&SparseMatrix<B>> {
+        self.sparse.as_ref()
     }
 
     pub(crate) fn low_rank(&self) -> Option<&LowRank<B>> {
@@ -105,11 +114,13 @@ impl<B: Backend> PackedSlot<B> {
                 .low_rank
                 .clone()
                 .map(|l| LowRank { left: l.left.to_device(device), right: l.right.to_device(device) }),
+            sparse: self.sparse.as_ref().map(|sparse| sparse.to_device(device)),
         }
     }
 
     pub(crate) fn collect_devices(&self, mut devices: Devices<B>) -> Devices<B> {
-        if let Some(device) = self.matrix.as_ref().map(|packed| packed.words.device())
+        let packed = self.matrix.as_ref().map(|packed| packed.words.device());
+        if let Some(device) = packed.or_else(|| self.sparse.as_ref().map(SparseMatrix::device))
             && !devices.contains(&device)
         {
             devices.push(device);
@@ -169,6 +180,7 @@ impl<B: AutodiffBackend> AutodiffSlot<B> for PackedSlot<B> {
         PackedSlot {
             matrix: self.matrix.as_ref().map(|packed| packed.inner()),
             low_rank: self.low_rank.clone().map(|l| LowRank { left: l.left.inner(), right: l.right.inner() }),
+            sparse: self.sparse.as_ref().map(SparseMatrix::inner),
         }
     }
 
@@ -178,6 +190,7 @@ impl<B: AutodiffBackend> AutodiffSlot<B> for PackedSlot<B> {
             low_rank: slot
                 .low_rank
                 .map(|l| LowRank { left: Tensor::from_inner(l.left), right: Tensor::from_inner(l.right) }),
+            sparse: slot.sparse.map(SparseMatrix::from_inner),
         }
     }
 }

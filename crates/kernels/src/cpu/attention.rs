@@ -1,20 +1,26 @@
 //! Attention, one pass for each head while its scores are in the cache.
 
+use super::lines::Scratch;
 use super::math;
-use super::memory::{contiguous, from_vec};
+use super::memory::{contiguous, copy_row, filled, from_vec};
+use super::pack;
+use super::parallel::{self, Shared};
 use super::simd::{lane_sum, vectorised};
+use super::tile::{FloatPanel, HEIGHT, Unit, WIDTH};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
-use rayon::prelude::*;
+use std::ops::Range;
 
 /// Scores are never below this, so that masked entries cannot become NaN.
 const LOWEST: f32 = -1e30;
 
-/// Query rows of one task at most: their scores over a thousand keys fit the second-level cache.
+/// Query rows of one task at most.
 const MOST_QUERIES: usize = 128;
 
+#[expect(unsafe_code, reason = "the result is not written twice")]
 pub(crate) fn attention(
+    unit: Unit,
     q: Tensor<Flex, 4>,
     k: Tensor<Flex, 4>,
     v: Tensor<Flex, 4>,
@@ -28,6 +34,7 @@ pub(crate) fn attention(
         return crate::portable::attention(q, k, v, mask, causal, scale);
     }
     let job = Job {
+        unit,
         q: Strided::new(q),
         k: Strided::new(k),
         v: Strided::new(v),
@@ -36,27 +43,22 @@ pub(crate) fn attention(
         scale: scale as f32,
         sizes: Sizes { heads, queries, keys, d_head, d_value },
     };
-    let width = heads * d_value;
-    let rows = rows_per_task(batch, queries);
-    // One chunk is a range of queries of one batch entry, all heads side by side: [rows, heads,
-    // d_value]. Merging heads, which always follows, then moves nothing.
-    let mut out = vec![0.0f32; batch * queries * width];
-    let tasks: Vec<(usize, &mut [f32])> = out
-        .chunks_mut(queries * width)
-        .enumerate()
-        .flat_map(|(b, out)| {
-            out.chunks_mut(rows * width).enumerate().map(move |(i, out)| (b * queries + i * rows, out))
-        })
-        .collect();
-    tasks.into_par_iter().for_each(|(at, out)| job.run(at / queries, at % queries, out));
+    // All heads of a query side by side, [batch, queries, heads, d_value]: merging heads, which always
+    // follows, then moves nothing.
+    let fill = |out: &mut [f32]| {
+        let shared = Shared::new(out);
+        let per_head = queries.div_ceil(MOST_QUERIES);
+        let cost = batch * heads * queries * keys * (d_head + d_value) / 64;
+        parallel::blocks(batch * heads * per_head, cost, |block| {
+            let (at, part) = (block / per_head, block % per_head);
+            let first = part * MOST_QUERIES;
+            let rows = first..(first + MOST_QUERIES).min(queries);
+            job.run(at / heads, at % heads, rows, &shared);
+        });
+    };
+    // SAFETY: blocks cover every query of every head, and `run` only writes.
+    let out = unsafe { filled(batch * queries * heads * d_value, fill) };
     from_vec(out, [batch, queries, heads, d_value]).swap_dims(1, 2)
-}
-
-/// Queries of one task: enough tasks for all threads, but not so few queries that the matrix
-/// products spend their time rearranging keys and values.
-fn rows_per_task(batch: usize, queries: usize) -> usize {
-    let tasks = (2 * rayon::current_num_threads()).div_ceil(batch);
-    queries.div_ceil(tasks).next_multiple_of(32).min(MOST_QUERIES)
 }
 
 #[derive(Clone, Copy)]
@@ -69,6 +71,7 @@ struct Sizes {
 }
 
 struct Job {
+    unit: Unit,
     q: Strided,
     k: Strided,
     v: Strided,
@@ -79,28 +82,87 @@ struct Job {
 }
 
 impl Job {
-    /// Queries from `first` of batch entry `batch`, as many as `out: [rows, heads, d_value]` holds.
-    fn run(&self, batch: usize, first: usize, out: &mut [f32]) {
-        let Sizes { heads, queries, keys, d_head, d_value } = self.sizes;
-        let width = heads * d_value;
-        let rows = out.len() / width;
-        // Keys that the last query sees: those after it are masked for all.
-        let visible = |row: usize| if self.causal { first + row + 1 + keys - queries } else { keys };
-        let seen = visible(rows - 1);
-        let mut scores = vec![0.0f32; rows * seen];
-        for head in 0..heads {
-            let q = self.q.matrix(batch, head, first);
-            let k = self.k.matrix(batch, head, 0).transpose();
-            product(q, k, [rows, d_head, seen], &mut scores, seen);
-            for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
-                let (row, hidden) = row.split_at_mut(visible(i));
+    /// Some queries of one head, [`HEIGHT`] at a time, whose scores stay in the first-level cache.
+    fn run(&self, batch: usize, head: usize, queries: Range<usize>, out: &Shared<'_, f32>) {
+        let Sizes { d_head, d_value, .. } = self.sizes;
+        let seen = self.visible(queries.end - 1);
+        let keys = Packed::new(self.k.matrix(batch, head, 0).transpose(), [d_head, seen]);
+        let values = Packed::new(self.v.matrix(batch, head, 0), [seen, d_value]);
+        let stride = seen.next_multiple_of(WIDTH);
+        let mut scores = Scratch::new(HEIGHT * stride);
+        let mut q = Scratch::new(HEIGHT * d_head);
+        for first in queries.clone().step_by(HEIGHT) {
+            let m = HEIGHT.min(queries.end - first);
+            let (x, x_stride) = self.q.matrix(batch, head, first).rows([m, d_head], &mut q);
+            keys.times(self.unit, x, x_stride, m, |row, lane, sums| {
+                copy_row(sums, &mut scores[row * stride + lane..][..WIDTH]);
+            });
+            for (i, row) in scores.chunks_exact_mut(stride).enumerate().take(m) {
+                let (row, hidden) = row[..seen].split_at_mut(self.visible(first + i));
                 let mask = self.mask.as_ref().map(|m| &m.row(batch, head, first + i)[..row.len()]);
-                softmax(row, mask, self.scale);
+                softmax_row(row, mask.unwrap_or(&[]), self.scale);
                 hidden.fill(0.0);
             }
-            let weights = Matrix { data: &scores, row_stride: seen, column_stride: 1 };
-            let v = self.v.matrix(batch, head, 0);
-            product(weights, v, [rows, seen, d_value], &mut out[head * d_value..], width);
+            values.times(self.unit, &scores, stride, m, |row, lane, sums| {
+                self.store([batch, head, first + row], lane, sums, out);
+            });
+        }
+    }
+
+    /// Keys that a query sees.
+    fn visible(&self, query: usize) -> usize {
+        let Sizes { queries, keys, .. } = self.sizes;
+        if self.causal { query + 1 + keys - queries } else { keys }
+    }
+
+    /// Entries `lane ..` of the result of one query of one head.
+    #[expect(unsafe_code, reason = "tasks write disjoint parts of the result")]
+    fn store(
+        &self,
+        [batch, head, query]: [usize; 3],
+        lane: usize,
+        sums: &[f32; WIDTH],
+        out: &Shared<'_, f32>,
+    ) {
+        let Sizes { heads, queries, d_value, .. } = self.sizes;
+        let width = WIDTH.min(d_value - lane);
+        let at = ((batch * queries + query) * heads + head) * d_value + lane;
+        // SAFETY: a query of a head belongs to one task, which stores its lanes one after the other.
+        copy_row(sums, unsafe { out.range(at, width) });
+    }
+}
+
+/// A matrix in panels, `[panel, rows, WIDTH]`.
+struct Packed {
+    data: Scratch<f32>,
+    rows: usize,
+}
+
+impl Packed {
+    fn new(of: Matrix<'_>, [rows, columns]: [usize; 2]) -> Self {
+        let mut data = Scratch::new(columns.div_ceil(WIDTH) * rows * WIDTH);
+        for (panel, to) in data.chunks_exact_mut(rows * WIDTH).enumerate() {
+            let first = panel * WIDTH;
+            pack::panel(of.data, [of.row_stride, of.column_stride], first, WIDTH.min(columns - first), to);
+        }
+        Self { data, rows }
+    }
+
+    /// `m` rows of `x`, `stride` apart, times the matrix: `store` gets row, first column and results.
+    fn times(
+        &self,
+        unit: Unit,
+        x: &[f32],
+        stride: usize,
+        m: usize,
+        mut store: impl FnMut(usize, usize, &[f32; WIDTH]),
+    ) {
+        let mut tile = [[0.0; WIDTH]; HEIGHT];
+        for (panel, data) in self.data.chunks_exact(self.rows * WIDTH).enumerate() {
+            unit.floats(FloatPanel { data, stride: WIDTH, depth: self.rows }, x, stride, m, &mut tile);
+            for (row, sums) in tile.iter().enumerate().take(m) {
+                store(row, panel * WIDTH, sums);
+            }
         }
     }
 }
@@ -120,17 +182,13 @@ vectorised! {
         }
         let (_, largest, _) = super::simd::lane_range(scores);
         for s in scores.iter_mut() {
-            *s = math::exp(*s - largest);
+            *s = math::exp::<FMA>(*s - largest);
         }
         let inverse = 1.0 / lane_sum(scores, f64::from);
         for s in scores.iter_mut() {
             *s = (f64::from(*s) * inverse) as f32;
         }
     }
-}
-
-fn softmax(scores: &mut [f32], mask: Option<&[f32]>, scale: f32) {
-    softmax_row(scores, mask.unwrap_or(&[]), scale);
 }
 
 /// An additive mask whose rows are contiguous.
@@ -193,45 +251,20 @@ struct Matrix<'a> {
     column_stride: usize,
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
     fn transpose(self) -> Self {
         Self { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
     }
 
-    /// Whether `rows` by `columns` elements lie inside the slice.
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
-    }
-}
-
-/// `out = a b` for `a: [m, k]`, `b: [k, n]`; row `i` of the result starts at `i * stride`.
-#[expect(unsafe_code, reason = "the matrix product of the gemm crate takes pointers")]
-fn product(a: Matrix<'_>, b: Matrix<'_>, [m, k, n]: [usize; 3], out: &mut [f32], stride: usize) {
-    assert!(m * k * n > 0 && a.holds(m, k) && b.holds(k, n), "operands smaller than {m} x {k} x {n}");
-    assert!((m - 1) * stride + n <= out.len(), "no room for {m} x {n} results");
-    // SAFETY: all elements that the sizes and strides reach are inside the slices, as asserted, and
-    // the result is borrowed mutably, so it overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            stride as isize,
-            false,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+    /// The first `rows` rows, each contiguous, and how far apart they are; in `room` if not as they lie.
+    fn rows(self, [rows, columns]: [usize; 2], room: &'a mut [f32]) -> (&'a [f32], usize) {
+        if self.column_stride == 1 {
+            return (self.data, self.row_stride);
+        }
+        for (i, to) in room.chunks_exact_mut(columns).enumerate().take(rows) {
+            let row = self.data[i * self.row_stride..].iter().step_by(self.column_stride);
+            to.iter_mut().zip(row).for_each(|(to, v)| *to = *v);
+        }
+        (room, columns)
     }
 }

@@ -77,6 +77,23 @@ impl PackedRows {
     }
 }
 
+/// See [`crate::embedding_packed`].
+///
+/// # Panics
+/// When an id is not below the number of rows.
+pub(crate) fn embedding(p: &PackedMatrix<Flex>, ids: Tensor<Flex, 2, Int>) -> Tensor<Flex, 3> {
+    let ([batch, seq], [rows, columns]) = (ids.dims(), p.shape);
+    let packed = PackedRows::new(p);
+    let ids: Vec<i64> = ids.into_data().convert::<i64>().into_vec().expect("integers of this type");
+    let mut out = vec![0.0f32; batch * seq * columns];
+    let mut codes = vec![0u8; columns];
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(columns.max(1))) {
+        let row = usize::try_from(*id).ok().filter(|row| *row < rows);
+        packed.values(row.unwrap_or_else(|| panic!("id {id} of {rows} rows")), &mut codes, out);
+    }
+    from_vec(out, [batch, seq, columns])
+}
+
 pub(crate) fn unpack(p: &PackedMatrix<Flex>) -> Tensor<Flex, 2> {
     let packed = PackedRows::new(p);
     let [rows, columns] = p.shape;
@@ -91,18 +108,6 @@ pub(crate) fn unpack(p: &PackedMatrix<Flex>) -> Tensor<Flex, 2> {
         });
     }
     from_vec(out, [rows, columns])
-}
-
-/// Unsigned codes of a whole weight, `[out, in]`.
-pub(crate) fn all_codes(packed: &PackedRows) -> Vec<u8> {
-    let mut out = vec![0u8; packed.rows * packed.columns];
-    let task = rows_per_task(packed.rows, packed.columns);
-    out.par_chunks_mut(task * packed.columns).enumerate().for_each(|(i, out)| {
-        for (j, out) in out.chunks_exact_mut(packed.columns).enumerate() {
-            packed.codes(i * task + j, out);
-        }
-    });
-    out
 }
 
 /// Eight codes of `BITS` bits are `BITS` bytes.

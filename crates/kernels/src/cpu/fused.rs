@@ -1,7 +1,7 @@
 //! Normalization and activations in one pass.
 
 use super::math;
-use super::memory::{map_rows, to_vec};
+use super::memory::{map_rows, to_vec, zip_rows};
 use super::simd::{lane_sum, vectorised};
 use burn::backend::Flex;
 use burn::prelude::*;
@@ -14,6 +14,24 @@ pub(crate) fn layer_norm(
 ) -> Tensor<Flex, 2> {
     let (gamma, beta) = (to_vec(gamma), to_vec(beta));
     map_rows(x, |rows| normalize_rows(rows, &gamma, &beta, epsilon))
+}
+
+/// See [`crate::add_layer_norm`].
+pub(crate) fn add_layer_norm(
+    x: Tensor<Flex, 2>,
+    residual: Tensor<Flex, 2>,
+    gamma: Tensor<Flex, 1>,
+    beta: Tensor<Flex, 1>,
+    epsilon: f64,
+) -> Tensor<Flex, 2> {
+    let (gamma, beta) = (to_vec(gamma), to_vec(beta));
+    zip_rows(x, residual, |rows, others| {
+        let pairs = rows.chunks_exact_mut(gamma.len()).zip(others.chunks_exact(gamma.len()));
+        pairs.for_each(|(row, other)| {
+            add_slice(row, other);
+            normalize_rows(row, &gamma, &beta, epsilon);
+        });
+    })
 }
 
 pub(crate) fn gelu(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
@@ -41,9 +59,17 @@ vectorised! {
 }
 
 vectorised! {
+    fn add_slice(values: &mut [f32], others: &[f32]) {
+        for (v, o) in values.iter_mut().zip(others) {
+            *v += o;
+        }
+    }
+}
+
+vectorised! {
     fn gelu_slice(values: &mut [f32]) {
         for v in values {
-            *v = math::gelu(*v);
+            *v = math::gelu::<FMA>(*v);
         }
     }
 }
@@ -51,7 +77,7 @@ vectorised! {
 vectorised! {
     fn gelu_tanh_slice(values: &mut [f32]) {
         for v in values {
-            *v = math::gelu_tanh(*v);
+            *v = math::gelu_tanh::<FMA>(*v);
         }
     }
 }

@@ -1,91 +1,146 @@
-//! Products of floats with packed weights.
+//! Products of floats with weights, packed or not.
 
-use super::codes::{self, PackedRows};
-use super::memory::{contiguous, from_vec, to_vec};
-use super::panels::WIDTH;
-use super::simd::{LANES, vectorised};
+use super::codes;
+use super::lines::Scratch;
+use super::memory::{contiguous, filled, from_vec};
+use super::outputs::{self, Block, Finish, Results};
+use super::panels::Panels;
+use super::tile::{FloatPanel, HEIGHT, Unit, WIDTH};
+use crate::activation::Activation;
 use crate::packed_matrix::PackedMatrix;
 use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
-use rayon::prelude::*;
 
-/// Input rows up to which a weight is unpacked row by row into the cache rather than as a whole.
-const FEW_ROWS: usize = 12;
+/// Input rows up to which a packed weight is unpacked panel by panel into the cache rather than as a whole.
+const FEW_ROWS: usize = 256;
 
+/// Multiplications below which a second thread costs more than it brings.
+const PARALLEL_FROM: usize = 1 << 21;
+
+/// See [`crate::linear_packed`], with an activation behind.
 pub(crate) fn linear_packed(
+    unit: Unit,
     x: Tensor<Flex, 2>,
     p: &PackedMatrix<Flex>,
     bias: Option<Tensor<Flex, 1>>,
+    activation: Activation,
 ) -> Tensor<Flex, 2> {
-    let [rows, columns] = x.dims();
-    if rows == 0 || rows > FEW_ROWS || columns == 0 {
-        let product = x.matmul(codes::unpack(p).transpose());
-        return match bias {
-            Some(bias) => product + bias.unsqueeze(),
-            None => product,
-        };
+    let rows = x.dims()[0];
+    if rows * p.shape[0] * p.shape[1] == 0 {
+        return activation.forward(crate::portable::linear_packed(x, p, bias));
     }
-    let packed = PackedRows::new(p);
-    let bias = bias.map(to_vec);
-    let x = contiguous(x);
-    let x = x.storage::<f32>();
-    let columns_of = |from: usize, to: usize| {
-        let (mut codes, mut values) = (vec![0u8; columns], vec![0.0f32; columns]);
-        let mut out = vec![0.0f32; rows * (to - from)];
-        for o in from..to {
-            packed.values(o, &mut codes, &mut values);
-            for (i, x) in x.chunks_exact(columns).enumerate() {
-                let product = float_dot(x, &values);
-                out[i * (to - from) + o - from] = product + bias.as_ref().map_or(0.0, |b| b[o]);
-            }
-        }
-        out
-    };
-    by_columns(rows, packed.rows, columns_of)
+    if rows > FEW_ROWS {
+        return linear(x, codes::unpack(p).transpose(), bias, activation);
+    }
+    by_panels(unit, x, &Panels::of(p), &Finish::new(bias, activation))
 }
 
-/// `[rows, out]` from blocks of columns `from .. to`, `[rows, to - from]` each, that are computed in
-/// parallel; for few rows. Blocks start at multiples of a panel.
-pub(super) fn by_columns(
-    rows: usize,
-    out: usize,
-    block: impl Fn(usize, usize) -> Vec<f32> + Sync,
-) -> Tensor<Flex, 2> {
-    let width = out.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(WIDTH);
-    let starts: Vec<usize> = (0..out).step_by(width).collect();
-    let end = |from: usize| (from + width).min(out);
-    let parts: Vec<Vec<f32>> = starts.par_iter().map(|from| block(*from, end(*from))).collect();
-    let mut y = vec![0.0f32; rows * out];
-    for (from, part) in starts.iter().zip(&parts) {
-        let width = end(*from) - from;
-        for (row, part) in part.chunks_exact(width).enumerate() {
-            y[row * out + from..][..width].copy_from_slice(part);
+/// Few rows times a packed weight.
+#[expect(unsafe_code, reason = "the result is not written twice")]
+fn by_panels(unit: Unit, x: Tensor<Flex, 2>, panels: &Panels, finish: &Finish) -> Tensor<Flex, 2> {
+    let [rows, columns] = x.dims();
+    let x = contiguous(x);
+    let x = x.storage::<f32>();
+    let height = rows.div_ceil(rows.div_ceil(HEIGHT));
+    let work = |block: Block, results: &Results<'_>| {
+        let mut values = Scratch::<f32>::new(columns * WIDTH);
+        let mut room = panels.room();
+        let mut tile = [[0.0; WIDTH]; HEIGHT];
+        for panel in block.panels {
+            panels.values(panel, &mut room, &mut values);
+            let w = FloatPanel { data: &values, stride: WIDTH, depth: columns };
+            for row in block.rows.clone().step_by(height) {
+                let m = height.min(block.rows.end - row);
+                unit.floats(w, &x[row * columns..][..m * columns], columns, m, &mut tile);
+                // SAFETY: blocks do not overlap.
+                unsafe { results.store(&mut tile, row, m, panel) };
+            }
         }
+    };
+    // SAFETY: all rows of all panels of the block are stored.
+    unsafe { outputs::product([rows, 4 * columns, panels.rows], finish, work) }
+}
+
+/// See [`crate::linear`]: `w: [in, out]`, however it lies in memory.
+pub(crate) fn linear(
+    x: Tensor<Flex, 2>,
+    w: Tensor<Flex, 2>,
+    bias: Option<Tensor<Flex, 1>>,
+    activation: Activation,
+) -> Tensor<Flex, 2> {
+    let ([rows, columns], [_, out]) = (x.dims(), w.dims());
+    if rows * columns * out == 0 {
+        return crate::portable::linear(x, w, bias, activation);
+    }
+    let (x, w) = (Matrix::new(x), Matrix::new(w));
+    let mut y = multiply(&x, &w, [rows, columns, out]);
+    if bias.is_some() || activation != Activation::Identity {
+        Finish::new(bias, activation).rows(&mut y, out);
     }
     from_vec(y, [rows, out])
 }
 
-vectorised! {
-    fn float_dot(a: &[f32], b: &[f32]) -> f32 {
-        // Four vectors of sums hide the latency of an addition.
-        let mut lanes = [0.0f32; 4 * LANES];
-        let (a_chunks, b_chunks) = (a.chunks_exact(4 * LANES), b.chunks_exact(4 * LANES));
-        let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
-        for (a, b) in a_chunks.zip(b_chunks) {
-            for i in 0..4 * LANES {
-                lanes[i] += a[i] * b[i];
-            }
+/// `x w` for `x: [m, k]` and `w: [k, n]`.
+#[expect(unsafe_code, reason = "the matrix product of the gemm crate takes pointers")]
+fn multiply(x: &Matrix, w: &Matrix, [m, k, n]: [usize; 3]) -> Vec<f32> {
+    assert!(x.holds(m, k) && w.holds(k, n), "operands smaller than {m} x {k} x {n}");
+    let product = |y: &mut [f32]| {
+        let ([x_row, x_column], [w_row, w_column]) = (x.strides, w.strides);
+        // SAFETY: all elements that sizes and strides reach are inside of the slices, as asserted, and the
+        // result has room for `m` by `n`, each of which is written and none read: its factor is left out.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                y.as_mut_ptr(),
+                1,
+                n.cast_signed(),
+                false,
+                x.values().as_ptr(),
+                x_column.cast_signed(),
+                x_row.cast_signed(),
+                w.values().as_ptr(),
+                w_column.cast_signed(),
+                w_row.cast_signed(),
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                if m * k * n < PARALLEL_FROM { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) },
+            );
         }
-        for (lane, (a, b)) in lanes.iter_mut().zip(rest) {
-            *lane += a * b;
+    };
+    // SAFETY: the product writes every element and reads none.
+    unsafe { filled(m * n, product) }
+}
+
+/// A matrix as it lies in memory.
+struct Matrix {
+    data: FlexTensor,
+    offset: usize,
+    strides: [usize; 2],
+}
+
+impl Matrix {
+    fn new(x: Tensor<Flex, 2>) -> Self {
+        let mut data = x.into_primitive().tensor();
+        if !data.layout().has_positive_strides() {
+            data = data.to_contiguous();
         }
-        let mut width = 2 * LANES;
-        while width > 0 {
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
-            }
-            width /= 2;
-        }
-        lanes[0]
+        let strides = data.layout().strides();
+        let strides = [strides[0].unsigned_abs(), strides[1].unsigned_abs()];
+        Self { offset: data.layout().start_offset(), strides, data }
+    }
+
+    fn values(&self) -> &[f32] {
+        &self.data.storage::<f32>()[self.offset..]
+    }
+
+    /// Whether `rows` by `columns` elements are inside; both at least one.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.strides[0] + (columns - 1) * self.strides[1] < self.values().len()
     }
 }

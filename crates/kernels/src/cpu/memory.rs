@@ -1,13 +1,14 @@
 //! Between tensors and slices.
 
+use super::parallel::{self, Shared};
+use super::tile::WIDTH;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use burn::tensor::{DType, TensorPrimitive};
-use rayon::prelude::*;
 
 /// Elements below which a second thread costs more than it brings.
-pub(crate) const PARALLEL_FROM: usize = 1 << 14;
+pub(crate) const PARALLEL_FROM: usize = 1 << 16;
 
 /// A tensor's primitive, rows contiguous, offset zero.
 pub(crate) fn contiguous<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
@@ -20,6 +21,30 @@ pub(crate) fn from_vec<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> T
     Tensor::from_primitive(TensorPrimitive::Float(data))
 }
 
+/// Copies as much of a panel's row as `to` has room for. A whole row is a few vectors, without a call.
+#[inline(always)]
+pub(crate) fn copy_row(from: &[f32; WIDTH], to: &mut [f32]) {
+    match <&mut [f32; WIDTH]>::try_from(&mut *to) {
+        Ok(to) => *to = *from,
+        Err(_) => to.copy_from_slice(&from[..to.len()]),
+    }
+}
+
+/// What `fill` writes into room for a result.
+///
+/// # Safety
+/// It must write every element before it reads any.
+#[expect(unsafe_code, reason = "zeroing a result costs about as much as writing it")]
+pub(crate) unsafe fn filled(length: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut values: Vec<f32> = Vec::with_capacity(length);
+    let room = &mut values.spare_capacity_mut()[..length];
+    // SAFETY: the same memory; `fill` writes each element before it reads it, as the caller promises.
+    fill(unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), length) });
+    // SAFETY: within the capacity, and all of it has been written.
+    unsafe { values.set_len(length) };
+    values
+}
+
 /// The values of a small float tensor (a scale, a bias) of any dtype.
 pub(crate) fn to_vec<const D: usize>(x: Tensor<Flex, D>) -> Vec<f32> {
     let x = contiguous(x.cast(DType::F32));
@@ -28,23 +53,44 @@ pub(crate) fn to_vec<const D: usize>(x: Tensor<Flex, D>) -> Vec<f32> {
 
 /// Applies `kernel` to whole rows at a time, in parallel; in place where nobody else holds the
 /// tensor.
-pub(crate) fn map_rows(x: Tensor<Flex, 2>, kernel: impl Fn(&mut [f32]) + Send + Sync) -> Tensor<Flex, 2> {
+pub(crate) fn map_rows(x: Tensor<Flex, 2>, kernel: impl Fn(&mut [f32]) + Sync) -> Tensor<Flex, 2> {
     let [rows, columns] = x.dims();
     if rows * columns == 0 {
         return x;
     }
-    let chunk = rows_per_task(rows, columns) * columns;
     let mut x = contiguous(x);
-    if let Some(values) = x.try_storage_mut::<f32>() {
-        values.par_chunks_mut(chunk).for_each(kernel);
-        return Tensor::from_primitive(TensorPrimitive::Float(x));
+    in_chunks(x.storage_mut::<f32>(), rows_per_task(rows, columns) * columns, |chunk, _| kernel(chunk));
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+/// The same with the rows of a second tensor of the same shape beside.
+pub(crate) fn zip_rows(
+    x: Tensor<Flex, 2>,
+    other: Tensor<Flex, 2>,
+    kernel: impl Fn(&mut [f32], &[f32]) + Sync,
+) -> Tensor<Flex, 2> {
+    let [rows, columns] = x.dims();
+    if rows * columns == 0 {
+        return x;
     }
-    let mut out = vec![0.0f32; rows * columns];
-    out.par_chunks_mut(chunk).zip(x.storage::<f32>().par_chunks(chunk)).for_each(|(out, x)| {
-        out.copy_from_slice(x);
-        kernel(out);
+    let (mut x, other) = (contiguous(x), contiguous(other));
+    let other = &other.storage::<f32>()[..rows * columns];
+    in_chunks(x.storage_mut::<f32>(), rows_per_task(rows, columns) * columns, |chunk, from| {
+        kernel(chunk, &other[from..from + chunk.len()]);
     });
-    from_vec(out, [rows, columns])
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+/// Calls `kernel` with each chunk of `values` and its start, in parallel.
+#[expect(unsafe_code, reason = "threads write disjoint chunks")]
+pub(crate) fn in_chunks(values: &mut [f32], length: usize, kernel: impl Fn(&mut [f32], usize) + Sync) {
+    let count = values.len();
+    let shared = Shared::new(values);
+    parallel::blocks(count.div_ceil(length), count, |block| {
+        let from = block * length;
+        // SAFETY: chunks do not overlap.
+        kernel(unsafe { shared.range(from, length.min(count - from)) }, from);
+    });
 }
 
 /// Rows of one parallel task: a few tasks for each thread, none of them tiny.

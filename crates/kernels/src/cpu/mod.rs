@@ -2,31 +2,51 @@
 
 mod attention;
 mod codes;
-mod dot;
 mod fused;
 mod linear;
+mod lines;
 mod math;
 mod memory;
-#[cfg_attr(not(target_arch = "x86_64"), path = "no_panels.rs")]
+mod outputs;
+mod pack;
 mod panels;
+mod parallel;
 mod product;
 mod quantize;
-mod simd;
 #[cfg(target_arch = "x86_64")]
-mod vnni;
+mod round;
+mod simd;
+mod sparse;
+mod sparse_lanes;
+pub(crate) mod sparse_product;
+mod sparse_scratch;
+mod sparse_transpose;
+mod tile;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod units;
 
+use crate::activation::Activation;
+use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
 use crate::quantize::{QuantizedRows, TokenQuant};
+use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::DType;
+use tile::Unit;
 
 /// Whether the loops of this module apply: other float types are rare on a CPU and take the
 /// portable way, and packed words are read as little-endian bytes.
 fn native(dtypes: &[DType]) -> bool {
     cfg!(target_endian = "little") && dtypes.iter().all(|d| *d == DType::F32)
+}
+
+/// The only one.
+fn one<T>(values: Vec<T>) -> T {
+    values.into_iter().next().expect("as many results as layers")
 }
 
 impl CompressOps for Flex {
@@ -56,7 +76,7 @@ impl CompressOps for Flex {
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, 2> {
         if native(&[x.dtype(), p.scales.dtype()]) {
-            linear::linear_packed(x, p, bias)
+            linear::linear_packed(Unit::best(), x, p, bias, Activation::Identity)
         } else {
             portable::linear_packed(x, p, bias)
         }
@@ -69,9 +89,84 @@ impl CompressOps for Flex {
         bias: Option<Tensor<Self, 1>>,
     ) -> Tensor<Self, 2> {
         if native(&[x.dtype(), p.scales.dtype()]) {
-            product::linear_quantized(x, q, p, bias)
+            one(product::linear_quantized(Unit::best(), x, q, vec![(p, bias)], Activation::Identity))
         } else {
             portable::linear_quantized(x, q, p, bias)
+        }
+    }
+
+    fn runs_sparse() -> bool {
+        sparse::runs_sparse()
+    }
+
+    fn linear_sparse(
+        x: Tensor<Self, 2>,
+        w: &SparseMatrix<Self>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        if native(&[x.dtype()]) {
+            sparse::linear_sparse(x, w, bias)
+        } else {
+            portable::linear_sparse(x, w, bias)
+        }
+    }
+
+    fn linear_all(
+        x: Tensor<Self, 2>,
+        q: Option<TokenQuant>,
+        layers: Vec<PackedLayer<'_, Self>>,
+        activation: Activation,
+    ) -> Vec<Tensor<Self, 2>> {
+        let all_native = layers.iter().all(|(p, _)| native(&[x.dtype(), p.scales.dtype()]));
+        match q {
+            Some(q) if all_native => product::linear_quantized(Unit::best(), x, q, layers, activation),
+            Some(q) => {
+                let one = |(p, bias)| activation.forward(portable::linear_quantized(x.clone(), q, p, bias));
+                layers.into_iter().map(one).collect()
+            }
+            None if all_native => {
+                let one = |(p, bias)| linear::linear_packed(Unit::best(), x.clone(), p, bias, activation);
+                layers.into_iter().map(one).collect()
+            }
+            None => {
+                let one = |(p, bias)| activation.forward(portable::linear_packed(x.clone(), p, bias));
+                layers.into_iter().map(one).collect()
+            }
+        }
+    }
+
+    fn linear(
+        x: Tensor<Self, 2>,
+        w: Tensor<Self, 2>,
+        bias: Option<Tensor<Self, 1>>,
+        activation: Activation,
+    ) -> Tensor<Self, 2> {
+        if native(&[x.dtype(), w.dtype()]) {
+            linear::linear(x, w, bias, activation)
+        } else {
+            portable::linear(x, w, bias, activation)
+        }
+    }
+
+    fn embedding_packed(p: &PackedMatrix<Self>, ids: Tensor<Self, 2, Int>) -> Tensor<Self, 3> {
+        if native(&[p.scales.dtype()]) {
+            codes::embedding(p, ids)
+        } else {
+            portable::embedding_packed(p, ids)
+        }
+    }
+
+    fn add_layer_norm(
+        x: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, 2> {
+        if native(&[x.dtype(), residual.dtype()]) {
+            fused::add_layer_norm(x, residual, gamma, beta, epsilon)
+        } else {
+            portable::layer_norm(x + residual, gamma, beta, epsilon)
         }
     }
 
@@ -106,7 +201,7 @@ impl CompressOps for Flex {
     ) -> Tensor<Self, 4> {
         let mask_dtype = mask.as_ref().map_or(DType::F32, Tensor::dtype);
         if native(&[q.dtype(), k.dtype(), v.dtype(), mask_dtype]) {
-            attention::attention(q, k, v, mask, causal, scale)
+            attention::attention(Unit::best(), q, k, v, mask, causal, scale)
         } else {
             portable::attention(q, k, v, mask, causal, scale)
         }

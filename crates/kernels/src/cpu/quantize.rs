@@ -1,6 +1,9 @@
 //! Quantization of rows.
 
+use super::lines::Scratch;
 use super::memory::{contiguous, from_vec, map_rows, rows_per_task};
+use super::panels::Piece;
+use super::parallel::{self, Shared};
 use super::simd::{lane_range, vectorised};
 use crate::quantize::{QuantizedRows, TokenQuant};
 use burn::backend::Flex;
@@ -130,50 +133,97 @@ vectorised! {
 
 /// Codes in signed bytes, the operand of an integer product.
 pub(crate) struct ByteRows {
-    /// `[rows, columns]`; those of an asymmetric quantization less `2^(bits-1)`.
-    pub(crate) codes: Vec<i8>,
+    /// `[rows, depth]`, padded as the pieces say; those of an asymmetric quantization less `2^(bits-1)`.
+    pub(crate) codes: Scratch<i8>,
+    /// `[rows, pieces]`, sums of codes.
+    pub(crate) sums: Vec<i32>,
     /// `(scale, zero)` of each row: `value = code * scale + zero` with the codes as stored here.
     pub(crate) grids: Vec<(f32, f64)>,
     /// Whether the zeros are anything but zero.
     pub(crate) has_zero: bool,
 }
 
-/// Quantizes to bytes; `columns > 0`.
-pub(crate) fn quantize_to_bytes(x: &[f32], columns: usize, q: TokenQuant) -> ByteRows {
-    let rule = Rule::new(q);
-    let lowered = if q.symmetric { 0.0 } else { q.levels() / 2.0 };
+/// Quantizes rows of as many columns as the pieces have, at least one.
+#[expect(unsafe_code, reason = "tasks write disjoint rows")]
+pub(crate) fn quantize_to_bytes(x: &[f32], pieces: &[Piece], q: TokenQuant) -> ByteRows {
+    let last = pieces.last().expect("pieces of at least one column");
+    let (columns, depth) = (last.column + last.columns, last.start + last.length);
+    let rule = ByteRule { rule: Rule::new(q), lowered: if q.symmetric { 0.0 } else { q.levels() / 2.0 } };
     let rows = x.len() / columns;
-    let mut codes = vec![0i8; x.len()];
-    let mut grids = vec![(1.0f32, 0.0f32); rows];
-    let task = rows_per_task(rows, columns);
-    codes
-        .par_chunks_mut(task * columns)
-        .zip(grids.par_chunks_mut(task))
-        .zip(x.par_chunks(task * columns))
-        .for_each(|((codes, grids), x)| bytes_slice(x, columns, rule, lowered, codes, grids));
-    let raise = |(scale, zero): (f32, f32)| (scale, f64::from(zero) + f64::from(lowered) * f64::from(scale));
-    ByteRows { codes, grids: grids.into_iter().map(raise).collect(), has_zero: !q.symmetric }
+    let mut codes = Scratch::new(rows * depth);
+    let mut sums = vec![0; rows * pieces.len()];
+    let mut grids = vec![(1.0, 0.0); rows];
+    {
+        let shared = (Shared::new(&mut codes), Shared::new(&mut sums), Shared::new(&mut grids));
+        let task = rows_per_task(rows, columns);
+        parallel::blocks(rows.div_ceil(task), x.len(), |block| {
+            for row in block * task..((block + 1) * task).min(rows) {
+                // SAFETY: a row belongs to one block, and all three are indexed by rows.
+                let (codes, sums, grid) = unsafe {
+                    (
+                        shared.0.range(row * depth, depth),
+                        shared.1.range(row * pieces.len(), pieces.len()),
+                        shared.2.range(row, 1),
+                    )
+                };
+                grid[0] = rule.row(&x[row * columns..][..columns], pieces, codes, sums);
+            }
+        });
+    }
+    ByteRows { codes, sums, grids, has_zero: !q.symmetric }
+}
+
+/// How rows become signed bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct ByteRule {
+    rule: Rule,
+    /// What is taken off a code to make it signed.
+    lowered: f32,
+}
+
+impl ByteRule {
+    /// Codes and their sums of one row; its scale and zero.
+    fn row(&self, row: &[f32], pieces: &[Piece], codes: &mut [i8], sums: &mut [i32]) -> (f32, f64) {
+        let (scale, zero) = grid_of(row, self.rule);
+        for (piece, sum) in pieces.iter().zip(sums) {
+            let values = &row[piece.column..][..piece.columns];
+            let codes = &mut codes[piece.start..][..piece.length];
+            *sum = self.codes(values, (scale, zero), codes);
+            codes[piece.columns..].fill(0);
+        }
+        // A constant row is all zero point: nothing is left to cancel, and padding stays exactly zero.
+        let constant = !self.rule.q.symmetric && row.iter().all(|v| *v == row[0]);
+        let (scale, zero) = match constant {
+            true => (0.0, self.rule.code(row[0], scale, zero) * scale + zero),
+            false => (scale, zero),
+        };
+        (scale, f64::from(zero) + f64::from(self.lowered) * f64::from(scale))
+    }
+
+    /// Codes of neighbouring values, and their sum.
+    fn codes(&self, values: &[f32], (scale, zero): (f32, f32), codes: &mut [i8]) -> i32 {
+        #[cfg(target_arch = "x86_64")]
+        if self.rule.q.range.is_none() && super::round::applies(scale) {
+            let Rule { low, high, .. } = self.rule;
+            return super::round::codes(values, [scale, zero, low, high, self.lowered], codes);
+        }
+        byte_codes(values, scale, zero, *self, codes)
+    }
 }
 
 vectorised! {
-    /// Codes of `x: [rows, columns]` as signed bytes, unsigned codes lowered by `lowered`.
-    fn bytes_slice(
-        x: &[f32],
-        columns: usize,
-        rule: Rule,
-        lowered: f32,
-        codes: &mut [i8],
-        grids: &mut [(f32, f32)],
-    ) {
-        let rows = x.chunks_exact(columns).zip(codes.chunks_exact_mut(columns)).zip(grids);
-        for ((row, codes), grid) in rows {
-            let (scale, zero) = rule.grid(row);
-            for (v, code) in row.iter().zip(codes) {
-                *code = (rule.code(*v, scale, zero) - lowered) as i32 as i8;
-            }
-            // A constant row is all zero point: nothing is left to cancel, and padding stays exactly zero.
-            let constant = !rule.q.symmetric && row.iter().all(|v| *v == row[0]);
-            *grid = if constant { (0.0, rule.code(row[0], scale, zero) * scale + zero) } else { (scale, zero) };
+    fn grid_of(row: &[f32], rule: Rule) -> (f32, f32) {
+        rule.grid(row)
+    }
+}
+
+vectorised! {
+    fn byte_codes(values: &[f32], scale: f32, zero: f32, rule: ByteRule, codes: &mut [i8]) -> i32 {
+        let mut sum = 0i32;
+        for (v, code) in values.iter().zip(codes) {
+            *code = (rule.rule.code(*v, scale, zero) - rule.lowered) as i32 as i8;
+            sum = sum.wrapping_add(i32::from(*code));
         }
+        sum
     }
 }

@@ -6,7 +6,7 @@
 pub(crate) enum Level {
     /// SSE2, which every x86-64 has.
     Baseline,
-    /// 256 bits.
+    /// 256 bits, with fused multiply-adds.
     Avx2,
     /// 512 bits.
     Avx512,
@@ -23,7 +23,8 @@ pub(crate) fn level() -> Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        match (avx512, is_x86_feature_detected!("avx512vnni"), is_x86_feature_detected!("avx2")) {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        match (avx512, is_x86_feature_detected!("avx512vnni"), avx2) {
             (true, true, _) => Level::Vnni,
             (true, false, _) => Level::Avx512,
             (false, _, true) => Level::Avx2,
@@ -35,8 +36,8 @@ pub(crate) fn level() -> Level {
 
 /// Defines a function whose body is compiled for each [`Level`].
 ///
-/// The operations and their order are those of the source in every version: no contraction into
-/// fused multiply-adds, so that all machines compute the same bits.
+/// The operations and their order are those of the source in every version, so that all machines compute the
+/// same bits; except where the body asks for `FMA`, a constant that says whether fused multiply-adds are there.
 macro_rules! vectorised {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -46,14 +47,14 @@ macro_rules! vectorised {
         )]
         pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                fn wide($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                #[target_feature(enable = "avx2")]
-                fn medium($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+                fn wide($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn medium($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 use $crate::cpu::simd::{Level, level};
                 match level() {
                     // SAFETY: `level` detected the features that the function needs.
@@ -63,7 +64,7 @@ macro_rules! vectorised {
                     Level::Baseline => {}
                 }
             }
-            body($($arg),*)
+            body::<false>($($arg),*)
         }
     };
 }
@@ -102,7 +103,7 @@ pub(crate) fn lane_sum(values: &[f32], f: impl Fn(f32) -> f64) -> f64 {
 pub(crate) fn lane_range(values: &[f32]) -> (f32, f32, bool) {
     let mut low = [f32::INFINITY; LANES];
     let mut high = [f32::NEG_INFINITY; LANES];
-    let mut nan = [false; LANES];
+    let mut nan = [0u32; LANES];
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
@@ -110,15 +111,15 @@ pub(crate) fn lane_range(values: &[f32]) -> (f32, f32, bool) {
             let v = chunk[i];
             low[i] = if v < low[i] { v } else { low[i] };
             high[i] = if v > high[i] { v } else { high[i] };
-            nan[i] |= v.is_nan();
+            nan[i] |= u32::from(v.is_nan());
         }
     }
     for (i, &v) in rest.iter().enumerate() {
         low[i] = if v < low[i] { v } else { low[i] };
         high[i] = if v > high[i] { v } else { high[i] };
-        nan[i] |= v.is_nan();
+        nan[i] |= u32::from(v.is_nan());
     }
     let min = low.iter().copied().fold(f32::INFINITY, f32::min);
     let max = high.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (min, max, !nan.contains(&true))
+    (min, max, nan.iter().all(|n| *n == 0))
 }

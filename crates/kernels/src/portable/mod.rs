@@ -4,11 +4,13 @@ mod fused;
 mod optimizer;
 mod packed;
 mod quantize;
+mod sparse;
 
 pub(crate) use fused::{attention, gelu, gelu_tanh, layer_norm};
 pub(crate) use optimizer::{adamw, clip_factor};
-pub(crate) use packed::{embedding_packed, linear_packed, linear_quantized, unpack};
+pub(crate) use packed::{embedding_packed, linear, linear_packed, linear_quantized, unpack};
 pub(crate) use quantize::{
     fake_binarize_rows, fake_quantize_rows, fake_ternarize_rows, quantize_rows, round_by_adding,
     round_half_even,
 };
+pub(crate) use sparse::linear_sparse;

@@ -1,5 +1,6 @@
 //! Unpacking, and products with unpacked weights.
 
+use crate::activation::Activation;
 use crate::packed_matrix::{Code, PackedMatrix};
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
@@ -19,6 +20,15 @@ pub(crate) fn unpack<B: Backend>(p: &PackedMatrix<B>) -> Tensor<B, 2> {
         (Code::Asymmetric, None) => codes * scales,
     };
     values.reshape([out, columns])
+}
+
+pub(crate) fn linear<B: Backend>(
+    x: Tensor<B, 2>,
+    w: Tensor<B, 2>,
+    bias: Option<Tensor<B, 1>>,
+    activation: Activation,
+) -> Tensor<B, 2> {
+    activation.forward(burn::tensor::module::linear(x, w, bias))
 }
 
 pub(crate) fn linear_packed<B: Backend>(
@@ -58,6 +68,7 @@ pub(crate) fn embedding_packed<B: Backend>(p: &PackedMatrix<B>, ids: Tensor<B, 2
         code: p.code,
         shape: [batch * seq, width],
         group: p.group,
+        prepared: Default::default(),
     };
     crate::unpack(&rows).reshape([batch, seq, width])
 }

@@ -5,6 +5,7 @@ mod fused;
 mod optimizer;
 mod packed;
 mod quantize;
+mod sparse;
 #[cfg(feature = "wgpu")]
 mod vulkan;
 

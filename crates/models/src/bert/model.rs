@@ -187,7 +187,7 @@ impl<B: Backend> BertLayer<B> {
     fn forward(&self, x: Tensor<B, 3>, mask: Option<Tensor<B, 4>>, seen: &mut Recorder<B>) -> Tensor<B, 3> {
         let context = self.attention.self_.forward(x.clone(), mask, seen);
         let x = self.attention.output.forward(context, x);
-        let inner = self.intermediate.activation.forward(self.intermediate.dense.forward(x.clone()));
+        let inner = self.intermediate.dense.forward_then(x.clone(), self.intermediate.activation.kernel());
         self.output.forward(inner, x)
     }
 }
@@ -205,7 +205,7 @@ impl<B: Backend> BertSelfAttention<B> {
 
 impl<B: Backend> BertOutput<B> {
     fn forward(&self, x: Tensor<B, 3>, residual: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.layer_norm.forward(self.dropout.forward(self.dense.forward(x)) + residual)
+        self.layer_norm.forward_sum(self.dropout.forward(self.dense.forward(x)), residual)
     }
 }
 

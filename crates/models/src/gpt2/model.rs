@@ -142,7 +142,7 @@ impl<B: Backend> Gpt2Attention<B> {
 
 impl<B: Backend> Gpt2Mlp<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let inner = self.activation.forward(self.c_fc.forward(x));
+        let inner = self.c_fc.forward_then(x, self.activation.kernel());
         self.dropout.forward(self.c_proj.forward(inner))
     }
 }

@@ -1,0 +1,114 @@
+//! Tiles with 512-bit vectors: two hold a panel's outputs, sums of twelve rows stay in registers.
+#![expect(unsafe_code, reason = "vector loads from operands whose bounds were checked")]
+
+use super::{DEPTH, FloatPanel, HEIGHT, Tile, WIDTH};
+use std::arch::x86_64::*;
+
+/// Calls a function of `M` rows for a number of rows known at run time.
+macro_rules! by_rows {
+    ($m:expr, $function:ident($($arg:expr),*)) => {
+        match $m {
+            1 => $function::<1>($($arg),*),
+            2 => $function::<2>($($arg),*),
+            3 => $function::<3>($($arg),*),
+            4 => $function::<4>($($arg),*),
+            5 => $function::<5>($($arg),*),
+            6 => $function::<6>($($arg),*),
+            7 => $function::<7>($($arg),*),
+            8 => $function::<8>($($arg),*),
+            9 => $function::<9>($($arg),*),
+            10 => $function::<10>($($arg),*),
+            11 => $function::<11>($($arg),*),
+            _ => $function::<HEIGHT>($($arg),*),
+        }
+    };
+}
+
+/// Rows that are addressed from one pointer: at 0, 1 and 2 strides, which instructions can express. One
+/// pointer for each row would need more registers than there are.
+const NEAR: usize = 3;
+
+/// Pointers to every [`NEAR`]th row.
+#[inline(always)]
+fn bases<T>(x: &[T], stride: usize) -> [*const T; HEIGHT / NEAR] {
+    std::array::from_fn(|i| x.as_ptr().wrapping_add(i * NEAR * stride))
+}
+
+/// See [`super::Unit::bytes`].
+///
+/// # Safety
+/// The machine needs AVX-512 F, BW and VNNI; lengths are those that `Unit::bytes` checks.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn bytes(w: &[u8], x: &[i8], stride: usize, m: usize, sums: &mut Tile<i32>) {
+    // SAFETY: as the caller promises.
+    unsafe { by_rows!(m, byte_rows(w, x, stride, sums)) }
+}
+
+/// # Safety
+/// `w` holds whole steps of `DEPTH` columns, `x` `M` rows of as many columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn byte_rows<const M: usize>(w: &[u8], x: &[i8], stride: usize, out: &mut Tile<i32>) {
+    let mut sums = [[_mm512_setzero_si512(); 2]; M];
+    let mut rows = bases(x, stride);
+    for column in (0..w.len() / WIDTH).step_by(DEPTH) {
+        // SAFETY: the panel holds `DEPTH * WIDTH` bytes from `column * WIDTH` on, and each row, to
+        // whose column the pointers have come, four more, as the caller promises.
+        unsafe {
+            let w = w.as_ptr().add(column * WIDTH);
+            let w = [_mm512_loadu_epi8(w.cast()), _mm512_loadu_epi8(w.add(64).cast())];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = rows[i / NEAR].add(i % NEAR * stride).cast::<i32>().read_unaligned();
+                let x = _mm512_set1_epi32(x);
+                sums[0] = _mm512_dpbusd_epi32(sums[0], w[0], x);
+                sums[1] = _mm512_dpbusd_epi32(sums[1], w[1], x);
+            }
+        }
+        rows = rows.map(|row| row.wrapping_add(DEPTH));
+    }
+    for (sums, out) in sums.iter().zip(out) {
+        // SAFETY: a row of `out` has room for two vectors.
+        unsafe {
+            _mm512_storeu_epi32(out.as_mut_ptr(), sums[0]);
+            _mm512_storeu_epi32(out.as_mut_ptr().add(16), sums[1]);
+        }
+    }
+}
+
+/// See [`super::Unit::floats`].
+///
+/// # Safety
+/// The machine needs AVX-512 F; lengths are those that `Unit::floats` checks.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn floats(w: FloatPanel<'_>, x: &[f32], stride: usize, m: usize, sums: &mut Tile<f32>) {
+    // SAFETY: as the caller promises.
+    unsafe { by_rows!(m, float_rows(w, x, stride, sums)) }
+}
+
+/// # Safety
+/// `w` holds `depth` rows of `WIDTH` weights, `x` `M` rows of `depth` columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn float_rows<const M: usize>(w: FloatPanel<'_>, x: &[f32], stride: usize, out: &mut Tile<f32>) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    let (mut rows, mut weights) = (bases(x, stride), w.data.as_ptr());
+    for _ in 0..w.depth {
+        // SAFETY: each of `depth` rows of the panel holds `WIDTH` weights, and each row of `x` as many
+        // columns, as the caller promises.
+        unsafe {
+            let w = [_mm512_loadu_ps(weights), _mm512_loadu_ps(weights.add(16))];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*rows[i / NEAR].add(i % NEAR * stride));
+                sums[0] = _mm512_fmadd_ps(x, w[0], sums[0]);
+                sums[1] = _mm512_fmadd_ps(x, w[1], sums[1]);
+            }
+        }
+        rows = rows.map(|row| row.wrapping_add(1));
+        weights = weights.wrapping_add(w.stride);
+    }
+    for (sums, out) in sums.iter().zip(out) {
+        // SAFETY: a row of `out` has room for two vectors.
+        unsafe {
+            _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
+            _mm512_storeu_ps(out.as_mut_ptr().add(16), sums[1]);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The innermost loops of all products: a few input rows against one panel of the weight, in
+//! versions for the vector units that this crate knows.
+//!
+//! A panel holds [`WIDTH`] outputs. Its lanes are outputs, so that no sum is ever added across
+//! lanes. An integer panel is `[depth / 4, WIDTH, 4]` unsigned bytes, a float panel `[depth, WIDTH]`.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use std::sync::LazyLock;
+
+/// Outputs of a panel.
+pub(crate) const WIDTH: usize = 32;
+
+/// Most input rows of a tile.
+pub(crate) const HEIGHT: usize = 12;
+
+/// Neighbouring columns whose products one lane adds at once.
+pub(crate) const DEPTH: usize = 4;
+
+/// Columns after which a 32-bit sum of byte products could overflow: `2^16 * 128 * 255 < 2^31`.
+pub(crate) const LONGEST: usize = 1 << 16;
+
+/// Results of a tile.
+pub(crate) type Tile<T> = [[T; WIDTH]; HEIGHT];
+
+/// A set of instructions with loops of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// What the compiler makes of plain loops.
+    Portable,
+    /// AVX2 and FMA: 16-bit products.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX2, FMA and AVX-VNNI: four byte products at once in 8 lanes.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// AVX-512 without VNNI: floats as below, bytes as AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX-512 VNNI: four byte products at once in 16 lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// NEON with the dot product extension: four byte products at once in 4 lanes.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+}
+
+impl Unit {
+    /// The fastest that this machine has.
+    pub(crate) fn best() -> Self {
+        static BEST: LazyLock<Unit> = LazyLock::new(|| *Unit::available().last().expect("at least Portable"));
+        *BEST
+    }
+
+    /// All that this machine has, the fastest last.
+    pub(crate) fn available() -> Vec<Self> {
+        let mut units = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            units.push(Self::Avx2);
+            if is_x86_feature_detected!("avxvnni") {
+                units.push(Self::AvxVnni);
+            }
+            if super::simd::level() >= super::simd::Level::Avx512 {
+                units.push(Self::Avx512);
+            }
+            if super::simd::level() == super::simd::Level::Vnni {
+                units.push(Self::Avx512Vnni);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            units.push(Self::NeonDot);
+        }
+        units
+    }
+
+    /// `sums[i][j] = sum over k of x[i * stride + k] * w[k / 4, j, k % 4]` for `m` rows; the panel's
+    /// length says how many columns.
+    ///
+    /// # Panics
+    /// When `m` is not in `1 ..= HEIGHT`, or an operand is too short or too long for exact sums.
+    #[cfg_attr(
+        any(target_arch = "x86_64", target_arch = "aarch64"),
+        expect(unsafe_code, reason = "calls loops for instructions that were detected")
+    )]
+    pub(crate) fn bytes(self, w: &[u8], x: &[i8], stride: usize, m: usize, sums: &mut Tile<i32>) {
+        let depth = w.len() / WIDTH;
+        assert!((1..=HEIGHT).contains(&m), "a tile of {m} rows");
+        assert!(
+            depth <= LONGEST && depth.is_multiple_of(DEPTH) && w.len() == depth * WIDTH,
+            "a panel of {depth} columns"
+        );
+        assert!((m - 1) * stride + depth <= x.len(), "{m} rows of {depth} columns in {} bytes", x.len());
+        match self {
+            Self::Portable => portable::bytes(w, x, stride, m, sums),
+            // SAFETY: a `Unit` other than `Portable` comes from `available`, which detected its
+            // instructions; the lengths were checked above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::Avx512 => unsafe { avx2::bytes(w, x, stride, m, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => unsafe { avx2::bytes_vnni(w, x, stride, m, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => unsafe { avx512::bytes(w, x, stride, m, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => unsafe { neon::bytes(w, x, stride, m, sums) },
+        }
+    }
+
+    /// `sums[i][j] = sum over k < depth of x[i * stride + k] * w.data[k * w.stride + j]` for `m` rows.
+    ///
+    /// # Panics
+    /// When `m` is not in `1 ..= HEIGHT`, or an operand is too short.
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(unsafe_code, reason = "calls loops for instructions that were detected")
+    )]
+    pub(crate) fn floats(self, w: FloatPanel<'_>, x: &[f32], stride: usize, m: usize, sums: &mut Tile<f32>) {
+        assert!((1..=HEIGHT).contains(&m) && w.depth > 0, "a tile of {m} rows by {}", w.depth);
+        assert!((w.depth - 1) * w.stride + WIDTH <= w.data.len(), "a panel of {} columns", w.depth);
+        assert!((m - 1) * stride + w.depth <= x.len(), "{m} rows of {} columns in {}", w.depth, x.len());
+        match self {
+            // SAFETY: a `Unit` other than `Portable` comes from `available`, which detected its
+            // instructions; the lengths were checked above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::AvxVnni => unsafe { avx2::floats(w, x, stride, m, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Avx512Vnni => unsafe { avx512::floats(w, x, stride, m, sums) },
+            _ => portable::floats(w, x, stride, m, sums),
+        }
+    }
+}
+
+/// `depth` rows of [`WIDTH`] weights, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatPanel<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) depth: usize,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! Every unit that this machine has against plain sums.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Integers are exact, whatever the unit.
+fn check_bytes(m: usize, depth: usize, x: impl Fn(usize) -> i8, w: impl Fn(usize) -> u8) {
+    let stride = depth + 3;
+    let x: Vec<i8> = (0..m * stride).map(x).collect();
+    let w: Vec<u8> = (0..depth * WIDTH).map(w).collect();
+    for unit in Unit::available() {
+        let mut sums = [[77; WIDTH]; HEIGHT];
+        unit.bytes(&w, &x, stride, m, &mut sums);
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                let code = |k: usize| i64::from(w[(k / DEPTH * WIDTH + j) * DEPTH + k % DEPTH]);
+                let exact: i64 = (0..depth).map(|k| i64::from(x[(i % m) * stride + k]) * code(k)).sum();
+                let expected = if i < m { exact } else { 77 };
+                assert_eq!(i64::from(*sum), expected, "{unit:?} {m} rows of {depth} at {i}, {j}");
+            }
+        }
+    }
+}
+
+fn check_floats(m: usize, depth: usize, seed: u32) {
+    let value =
+        |i: usize| ((i as u32).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 12) as f32 / 524_288.0 - 1.0;
+    let (stride, w_stride) = (depth + 1, WIDTH + 5);
+    let x: Vec<f32> = (0..m * stride).map(value).collect();
+    let data: Vec<f32> = (0..depth * w_stride).map(|i| value(i + 99)).collect();
+    for unit in Unit::available() {
+        let mut sums = [[7.0; WIDTH]; HEIGHT];
+        unit.floats(FloatPanel { data: &data, stride: w_stride, depth }, &x, stride, m, &mut sums);
+        for (i, sums) in sums.iter().enumerate().take(m) {
+            for (j, sum) in sums.iter().enumerate() {
+                let product = |k: usize| f64::from(x[i * stride + k]) * f64::from(data[k * w_stride + j]);
+                let exact: f64 = (0..depth).map(product).sum();
+                let error = (f64::from(*sum) - exact).abs();
+                assert!(
+                    error <= 1e-6 * (depth as f64),
+                    "{unit:?} {m} rows of {depth} at {i}, {j}: {sum}, not {exact}"
+                );
+            }
+        }
+        assert!(sums[m..].iter().flatten().all(|v| *v == 7.0), "{unit:?} wrote beyond {m} rows");
+    }
+}
+
+#[test]
+fn extremes_do_not_overflow() {
+    for depth in [4, 64, 68, LONGEST] {
+        for m in [1, 5, HEIGHT] {
+            check_bytes(m, depth, |_| -128, |_| 255);
+            check_bytes(m, depth, |_| 127, |_| 255);
+        }
+    }
+}
+
+#[test]
+fn the_widest_unit_is_the_best() {
+    assert_eq!(Unit::available().first(), Some(&Unit::Portable));
+    assert_eq!(Unit::available().last(), Some(&Unit::best()));
+}
+
+#[test]
+#[should_panic(expected = "rows of 8 columns")]
+fn short_operands_are_refused() {
+    Unit::best().bytes(&[0; 8 * WIDTH], &[0; 15], 8, 2, &mut [[0; WIDTH]; HEIGHT]);
+}
+
+proptest! {
+    #[test]
+    fn integer_sums_are_exact(m in 1usize..=HEIGHT, steps in 0usize..60, seed: u32) {
+        let hash = |i: usize| (i as u32).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 20;
+        check_bytes(m, steps * DEPTH, |i| hash(i) as i8, |i| hash(i + 7_777) as u8);
+    }
+
+    #[test]
+    fn float_sums_are_close(m in 1usize..=HEIGHT, depth in 1usize..200, seed: u32) {
+        check_floats(m, depth, seed);
+    }
+}

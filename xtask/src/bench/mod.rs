@@ -1,0 +1,320 @@
+//! What the speed measurements of all devices share: contenders that take turns, ratios round by round, and the
+//! files that the result goes to.
+//!
+//! A machine's speed drifts while it is measured. So each round runs every contender once at every shape, ratios
+//! are taken within a round, and their median over the rounds is quoted.
+
+pub(crate) mod cpu;
+
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is timed.
+pub(crate) struct Contender {
+    /// As in the table.
+    pub(crate) name: &'static str,
+    /// How it is run.
+    pub(crate) kind: Kind,
+}
+
+/// How a contender is run.
+pub(crate) enum Kind {
+    /// `briquette bench` on the model as it is.
+    Float,
+    /// `briquette bench` on the artefact of this recipe.
+    Recipe(&'static str),
+    /// A form that `tests/python/bench_onnxruntime.py` knows.
+    OnnxRuntime(&'static str),
+}
+
+/// Examples at once, and tokens of each.
+pub(crate) type Shape = [usize; 2];
+
+/// One kind of device: what is compared on it.
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    pub(crate) model: &'static str,
+    pub(crate) contenders: &'static [Contender],
+    pub(crate) shapes: &'static [Shape],
+    /// Pairs of contenders whose ratio of times is quoted, the first by the second.
+    pub(crate) ratios: &'static [(&'static str, &'static str)],
+}
+
+/// How to run.
+struct Options {
+    program: PathBuf,
+    python: PathBuf,
+    shared: PathBuf,
+    recipes: PathBuf,
+    backend: String,
+    commit: String,
+    rounds: usize,
+    out: PathBuf,
+    scratch: PathBuf,
+}
+
+/// Milliseconds by contender and shape, one for each round.
+type Times = HashMap<(&'static str, Shape), Vec<f64>>;
+
+/// Measures a suite and writes its files.
+pub(crate) fn run(suite: &Suite, backend: &str, arguments: &[String]) -> Result<(), String> {
+    let options = Options::parse(suite, backend, arguments)?;
+    std::fs::create_dir_all(&options.scratch).map_err(|e| format!("{}: {e}", options.scratch.display()))?;
+    let present: Vec<&Contender> = suite.contenders.iter().filter(|c| ready(&options, suite, c)).collect();
+    let (mut times, mut device) = (Times::new(), Value::Null);
+    for round in 0..options.rounds {
+        eprintln!("round {} of {}", round + 1, options.rounds);
+        for shape in suite.shapes {
+            for contender in &present {
+                let value = once(&options, suite, contender, *shape)?;
+                let ms = value["min_ms"].as_f64().ok_or(format!("{}: no time", contender.name))?;
+                times.entry((contender.name, *shape)).or_default().push(ms);
+                if matches!(contender.kind, Kind::Float) {
+                    device = value["device"].clone();
+                }
+            }
+        }
+    }
+    // Best effort: leftovers harm nothing.
+    let _ = std::fs::remove_dir_all(&options.scratch);
+    write(&options, suite, &times, device, arguments)
+}
+
+impl Options {
+    fn parse(suite: &Suite, backend: &str, arguments: &[String]) -> Result<Self, String> {
+        let usage = || {
+            "usage: [--program BRIQUETTE] [--python PYTHON] [--shared DIR] [--recipes DIR] [--backend NAME] [--commit ID] \
+             [--rounds N] [--out FILE.json]"
+                .to_string()
+        };
+        let mut given: HashMap<&str, &str> = HashMap::new();
+        for pair in arguments.chunks(2) {
+            match pair {
+                [key, value] if key.starts_with("--") => given.insert(&key[2..], value),
+                _ => return Err(usage()),
+            };
+        }
+        let mut take = |key: &str, default: &str| given.remove(key).unwrap_or(default).to_string();
+        let root =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository's root");
+        let at = |path: &str| root.join(path).display().to_string();
+        let options = Self {
+            program: take("program", &at("target/release/briquette")).into(),
+            python: take("python", "python3").into(),
+            shared: take("shared", &std::env::var("BRIQUETTE_DATA").unwrap_or_else(|_| at("../shared")))
+                .into(),
+            recipes: take("recipes", &at("recipes")).into(),
+            backend: take("backend", backend),
+            commit: take("commit", "unknown"),
+            rounds: take("rounds", "5").parse().map_err(|_| usage())?,
+            out: take("out", &at(&format!("docs/results/{}.json", suite.name))).into(),
+            scratch: std::env::temp_dir().join(format!("briquette-bench-{}", std::process::id())),
+        };
+        if given.is_empty() && options.rounds > 0 { Ok(options) } else { Err(usage()) }
+    }
+
+    fn model(&self, suite: &Suite) -> PathBuf {
+        self.shared.join("models").join(suite.model)
+    }
+
+    fn script() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/python/bench_onnxruntime.py")
+    }
+}
+
+/// Makes what the contender runs on; false, with a line that says so, where that cannot be had.
+fn ready(options: &Options, suite: &Suite, contender: &Contender) -> bool {
+    let mut command = match contender.kind {
+        Kind::Float => return true,
+        Kind::Recipe(recipe) => {
+            let mut command = Command::new(&options.program);
+            command.args(["compress", "--model"]).arg(options.model(suite)).arg("--recipe");
+            command.arg(options.recipes.join(format!("{recipe}.json")));
+            command.arg("--out").arg(options.scratch.join(recipe));
+            command
+        }
+        Kind::OnnxRuntime(form) => {
+            let mut command = Command::new(&options.python);
+            command.arg(Options::script()).arg("export").arg(options.model(suite));
+            command.arg(form).arg(options.scratch.join(form));
+            command
+        }
+    };
+    match output(&mut command) {
+        Ok(text) if !text.contains("SKIP") => true,
+        Ok(text) => {
+            eprintln!("{}: {}", contender.name, text.trim());
+            false
+        }
+        Err(error) => {
+            eprintln!("{}: left out: {error}", contender.name);
+            false
+        }
+    }
+}
+
+/// Times one contender at one shape, in a process of its own.
+fn once(options: &Options, suite: &Suite, contender: &Contender, shape: Shape) -> Result<Value, String> {
+    let json = options.scratch.join("time.json");
+    let [batch, seq] = shape.map(|n| n.to_string());
+    let mut command = match contender.kind {
+        Kind::OnnxRuntime(form) => {
+            let mut command = Command::new(&options.python);
+            command.arg(Options::script()).arg("time").arg(options.scratch.join(form));
+            command
+        }
+        Kind::Float => {
+            let mut command = Command::new(&options.program);
+            command.args(["bench", "--backend", &options.backend, "--model"]).arg(options.model(suite));
+            command
+        }
+        Kind::Recipe(recipe) => {
+            let mut command = Command::new(&options.program);
+            command.args(["bench", "--backend", &options.backend, "--model"]);
+            command.arg(options.scratch.join(recipe));
+            command
+        }
+    };
+    command.args(["--batch", &batch, "--seq", &seq, "--json"]).arg(&json);
+    output(&mut command)?;
+    let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
+    serde_json::from_str(&text).map_err(|e| format!("{}: {e}", json.display()))
+}
+
+/// What a command writes; an error when it fails.
+fn output(command: &mut Command) -> Result<String, String> {
+    let done = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
+    if done.status.success() {
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&done.stderr).trim().to_string())
+    }
+}
+
+/// The middle of some numbers.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+/// The median over the rounds of the time of one contender by that of another.
+fn ratio(times: &Times, of: &'static str, by: &'static str, shape: Shape) -> Option<f64> {
+    let (of, by) = (times.get(&(of, shape))?, times.get(&(by, shape))?);
+    Some(median(&of.iter().zip(by).map(|(of, by)| of / by).collect::<Vec<_>>()))
+}
+
+fn written(shape: Shape) -> String {
+    format!("{}x{}", shape[0], shape[1])
+}
+
+fn write(
+    options: &Options,
+    suite: &Suite,
+    times: &Times,
+    device: Value,
+    arguments: &[String],
+) -> Result<(), String> {
+    let named = arguments.iter().map(|a| a.rsplit('/').next().unwrap_or(a));
+    let command = format!("cargo xtask bench-{} {}", options.backend, named.collect::<Vec<_>>().join(" "));
+    let rows = suite.contenders.iter().flat_map(|c| suite.shapes.iter().map(move |s| (c.name, *s)));
+    let rows = rows.filter_map(|(name, shape)| times.get(&(name, shape)).map(|ms| (name, shape, ms)));
+    let row = |(name, shape, ms): (&str, Shape, &Vec<f64>)| json!({"what": name, "shape": written(shape), "median_ms": median(ms), "ms": ms});
+    let ratios = suite.ratios.iter().flat_map(|r| suite.shapes.iter().map(move |s| (r, *s)));
+    let ratios = ratios.filter_map(|((of, by), shape)| {
+        let value = ratio(times, of, by, shape)?;
+        Some(json!({"time_of": of, "by_time_of": by, "shape": written(shape), "ratio": value}))
+    });
+    let value = json!({
+        "command": command.trim_end(),
+        "commit": options.commit,
+        "seed": 0,
+        "device": device,
+        "threads": std::thread::available_parallelism().map_or(1, usize::from),
+        "data": "token ids drawn by a formula",
+        "model": suite.model,
+        "rounds": options.rounds,
+        "rows": rows.map(row).collect::<Vec<_>>(),
+        "ratios": ratios.collect::<Vec<_>>(),
+    });
+    std::fs::write(&options.out, format!("{value:#}\n"))
+        .map_err(|e| format!("{}: {e}", options.out.display()))?;
+    let table = options.out.with_extension("md");
+    std::fs::write(&table, markdown(suite, times, &value)).map_err(|e| format!("{}: {e}", table.display()))
+}
+
+fn markdown(suite: &Suite, times: &Times, value: &Value) -> String {
+    let shapes: Vec<String> = suite.shapes.iter().map(|s| written(*s)).collect();
+    let head = |first: &str| {
+        format!("| {first} | {} |\n|---|{}\n", shapes.join(" | "), "---:|".repeat(shapes.len()))
+    };
+    let line = |name: &str, cell: &dyn Fn(Shape) -> Option<f64>| {
+        let cells = suite.shapes.iter().map(|s| cell(*s).map_or("-".to_string(), |v| format!("{v:.2}")));
+        format!("| {name} | {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let mut text = format!(
+        "# {}\n\n{} on {}, {} threads. Each round runs all contenders in turn, each in a process of its own; its time is \
+         the fastest forward pass. Medians over {} rounds, ratios taken within a round.\n\nMilliseconds, batch x tokens:\n\n",
+        suite.name, suite.model, value["device"], value["threads"], value["rounds"]
+    );
+    text.push_str(&head("what"));
+    for contender in suite.contenders {
+        text.push_str(&line(contender.name, &|s| times.get(&(contender.name, s)).map(|ms| median(ms))));
+    }
+    text.push_str("\nRatios of times; below 1 the first is faster:\n\n");
+    text.push_str(&head("ratio"));
+    for (of, by) in suite.ratios {
+        text.push_str(&line(&format!("{of} / {by}"), &|s| ratio(times, of, by, s)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_taken_within_a_round() {
+        let shape = [1, 16];
+        let times = Times::from([(("a", shape), vec![2.0, 40.0, 6.0]), (("b", shape), vec![1.0, 10.0, 3.0])]);
+        assert_eq!(ratio(&times, "a", "b", shape), Some(2.0));
+        assert_eq!(ratio(&times, "a", "c", shape), None);
+        assert_eq!(median(&[3.0, 1.0]), 2.0);
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+        let parse = |text: &str| Options::parse(&cpu::SUITE, "cpu", &words(text));
+        assert_eq!(parse("--rounds 2 --commit abc").map(|o| o.rounds), Ok(2));
+        assert!(parse("--rounds 0").is_err());
+        assert!(parse("--rounds").is_err());
+        assert!(parse("--speed fast").is_err());
+    }
+
+    #[test]
+    fn ratios_name_contenders_and_recipes_exist() {
+        let names: Vec<&str> = cpu::SUITE.contenders.iter().map(|c| c.name).collect();
+        assert!(cpu::SUITE.ratios.iter().all(|(a, b)| names.contains(a) && names.contains(b)));
+        let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+        for contender in cpu::SUITE.contenders {
+            if let Kind::Recipe(name) = contender.kind {
+                assert!(recipes.join(format!("{name}.json")).is_file(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_contender() {
+        let times = Times::from([(("f32", [1, 128]), vec![4.0]), (("W8A8", [1, 128]), vec![1.0])]);
+        let text = markdown(&cpu::SUITE, &times, &json!({"device": "d", "threads": 2, "rounds": 1}));
+        assert!(text.contains("| f32 | - | 4.00 | - |"), "{text}");
+        assert!(text.contains("| W8A8 / f32 | - | 0.25 | - |"), "{text}");
+    }
+}
