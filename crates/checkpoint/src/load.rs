@@ -15,7 +15,8 @@ use std::collections::{HashMap, HashSet};
 /// gradients; other backends forget it, so a model to be trained is loaded on the training backend.
 ///
 /// `packed` names the layers whose weight is not read because the caller packs it: their weight stays as it is,
-/// and tensors of the file that start with the layer's name and `.weight`, `.low_rank_` or `.input_` are the caller's.
+/// and tensors of the file that start with the layer's name and `.weight`, `.low_rank_` or `.input_`, or are the parts
+/// `compressed`, `bitmask`, `row_offsets` and `shape` of a weight without its zeros, are the caller's.
 ///
 /// Batch normalizations share their running statistics with their clones: load into a model of your own.
 ///
@@ -95,11 +96,15 @@ impl Check<'_> {
     }
 }
 
-/// Whether a tensor is a weight, a correction of one, or a static input range, of one of the packed layers.
+/// Whether a tensor is a weight or a part of one, a correction of one, or a static input range, of one of the packed
+/// layers.
 fn belongs_to_packed(tensor: &str, packed: &HashSet<String>) -> bool {
+    const PARTS: [&str; 4] = ["compressed", "bitmask", "row_offsets", "shape"];
     tensor.rsplit_once('.').is_some_and(|(site, own)| {
         let of_layer = ["weight", "low_rank_", "input_"].iter().any(|start| own.starts_with(start));
-        packed.contains(site) && of_layer
+        let of_weight = PARTS.contains(&own);
+        let layer = if of_weight { site.strip_suffix(".weight").unwrap_or(site) } else { site };
+        packed.contains(layer) && (of_layer || of_weight)
     })
 }
 

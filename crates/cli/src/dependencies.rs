@@ -4,12 +4,14 @@ use briquette_composer::{Kept, ReducedLayers};
 use briquette_core::Dependencies;
 use briquette_graph::{Tracing, trace};
 use briquette_layer_reduce::reduce;
-use briquette_models::{Inputs, ModelConfig, ModelJob, Pretrained, PretrainedConfig};
+use briquette_models::{Inputs, ModelConfig, ModelJob, Pretrained, PretrainedConfig, Task};
 use burn::prelude::*;
 
-/// Examples and tokens of the input that the model is traced with; their values do not matter.
+/// Examples of the input that the model is traced with; their values do not matter.
 const EXAMPLES: usize = 2;
-const TOKENS: usize = 3;
+/// Tokens of each, as far as the model takes them: what products of activations cost depends on it. The usual length
+/// when encoders are timed.
+const TOKENS: usize = 128;
 
 /// Traces the architecture, of which only some layers stay where they are given. No weight is made or read.
 pub(crate) fn find(config: &ModelConfig, kept: Option<&ReducedLayers>) -> Result<Dependencies, String> {
@@ -34,12 +36,21 @@ impl ModelJob<Tracing> for Find<'_> {
             };
             reduce(&mut model, &layers.path, &kept).map_err(|e| e.to_string())?;
         }
+        let tokens = match config.task() {
+            Task::Classification { max_tokens: most, .. } | Task::LanguageModel { window: most, .. } => {
+                TOKENS.min(most)
+            }
+            Task::Vision { .. } => 0,
+        };
         let mut inputs =
-            Inputs::dummy(&config.task(), EXAMPLES, TOKENS, &device).map_err(|e| e.to_string())?;
+            Inputs::dummy(&config.task(), EXAMPLES, tokens, &device).map_err(|e| e.to_string())?;
         if let Inputs::Tokens { mask, .. } = &mut inputs {
-            *mask = Some(Tensor::ones([EXAMPLES, TOKENS], &device));
+            *mask = Some(Tensor::ones([EXAMPLES, tokens], &device));
         }
         let traced = trace(&model, &model.naming().layers, inputs, |model, inputs| model.logits(inputs));
-        traced.map(|trace| trace.dependencies()).map_err(|e| format!("the model cannot be traced: {e}"))
+        let traced = traced.map_err(|e| format!("the model cannot be traced: {e}"))?;
+        let mut found = traced.dependencies();
+        found.cost = found.cost.map(|cost| cost.of_examples(EXAMPLES));
+        Ok(found)
     }
 }

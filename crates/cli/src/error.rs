@@ -2,7 +2,7 @@
 
 use briquette_checkpoint::CheckpointError;
 use briquette_composer::artefact::ArtefactError;
-use briquette_composer::{CalibrationError, FinishError, RecipeError};
+use briquette_composer::{CalibrationError, FinishError, RecipeError, ScanError};
 use briquette_core::Diagnostics;
 use briquette_models::ModelError;
 use briquette_train::TrainError;
@@ -25,6 +25,8 @@ pub(crate) enum CliError {
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
     Finish(#[from] FinishError),
+    #[error(transparent)]
+    Scan(#[from] ScanError),
     #[error(transparent)]
     Train(#[from] TrainError),
     #[error("{}: {source}", .path.display())]

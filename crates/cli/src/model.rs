@@ -55,7 +55,19 @@ impl Opened {
         }
     }
 
-    /// The same for an architecture that is known to be the folder's.
+    /// The model with float weights that can be compressed: pruned ones with their zeros.
+    pub(crate) fn load_floats<B: Backend, M: Pretrained<B>>(
+        &self,
+        config: &M::Config,
+        on: &On<B>,
+    ) -> Result<M, CliError> {
+        let Some(artefact) = &self.artefact else { return self.load(config, on) };
+        let model = M::init(config, &on.device);
+        let naming = model.naming();
+        Ok(artefact.load_floats(model, &naming, &on.device)?)
+    }
+
+    /// [`load`](Self::load) for an architecture that is known to be the folder's.
     pub(crate) fn load_as<B: Backend, M: Pretrained<B>>(&self, on: &On<B>) -> Result<M, CliError> {
         match M::Config::pick(&self.config) {
             Some(config) => self.load(config, on),

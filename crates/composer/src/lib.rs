@@ -13,16 +13,18 @@ mod plan;
 pub mod recipe;
 mod registry;
 pub mod report;
+pub mod sensitivity;
 mod session;
 
 pub use briquette_layer_reduce::{Kept, ReducedLayers};
 pub use deepspeed_api::{InitError, init_compression, redundancy_clean};
 pub use plan::{Composer, Plan, Trace};
 pub use recipe::{
-    Augmentation, BlockInput, Decay, Keep, LayerByLayerSettings, OptimizerKind, Recipe, RecipeError,
-    TrainingSettings,
+    Augmentation, BlockInput, Decay, Keep, LayerByLayerSettings, OptimizerKind, Recipe, RecipeError, Scanned,
+    SensitivitySettings, TrainingSettings,
 };
 pub use registry::{NameTaken, Registry};
+pub use sensitivity::{Scan, ScanError, SensitivityRow};
 pub use session::{
     CalibrationError, FinishError, Finished, FinishedLayer, FollowsRemoval, Misfit, Position, Removals,
     Removed, RemovedUnits, ResumeError, Session, ShorterAxis, ShrinkError, Trainable, Trained,

@@ -1,10 +1,12 @@
 //! A recipe resolved for one model: full names, shapes, integers. Nothing is touched.
 
+mod cost;
 mod eigenvalue;
 mod pruning;
 mod reduction;
+mod sensitivity;
 
-use crate::recipe::{Entry, LayerByLayerSettings, Recipe, TrainingSettings};
+use crate::recipe::{Entry, LayerByLayerSettings, Recipe, SensitivitySettings, TrainingSettings};
 use crate::registry::Registry;
 use briquette_core::{
     CompressionMethod, Dependencies, Diagnostic, Diagnostics, GroupCut, ModelView, PlanBuilder, Problem,
@@ -39,6 +41,7 @@ pub struct Plan<B: Backend> {
     eigenvalues: Option<Eigenvalues>,
     distillation: Option<DistillationSettings>,
     layer_by_layer: Option<LayerByLayerSettings>,
+    sensitivity: Option<SensitivitySettings>,
     training: TrainingSettings,
     recipe: Value,
 }
@@ -66,8 +69,8 @@ impl<B: Backend> Composer<B> {
         self.plan_with(recipe, model, None)
     }
 
-    /// [`plan`](Self::plan) that asks `trace` what goes together in the model, where the recipe prunes and the view does
-    /// not say so. `trace` is told which layers stay, where the recipe reduces them.
+    /// [`plan`](Self::plan) that asks `trace` what goes together in the model, where the recipe prunes or scans
+    /// sensitivities and the view does not say so. `trace` is told which layers stay, where the recipe reduces them.
     ///
     /// # Errors
     /// Every problem of the recipe at once, each with its place; what `trace` says at the first entry that prunes.
@@ -89,10 +92,12 @@ impl<B: Backend> Composer<B> {
         let mut problems = recipe.problems.clone();
         let (mut model, reduction) =
             reduction::resolve(recipe.layer_reduction.as_ref(), model, &mut problems);
-        if let (Some(trace), None, Some(entry)) = (trace, &model.dependencies, self.first_pruning(recipe)) {
+        let asks = self.first_pruning(recipe).map(|entry| entry.place.as_str());
+        let asks = asks.or(recipe.sensitivity.as_ref().map(|_| SensitivitySettings::KEY));
+        if let (Some(trace), None, Some(place)) = (trace, &model.dependencies, asks) {
             match trace(reduction.as_ref().map(|reduction| &reduction.layers)) {
                 Ok(found) => model.dependencies = Some(found),
-                Err(text) => problems.add(&entry.place, Problem::Other(text)),
+                Err(text) => problems.add(place, Problem::Other(text)),
             }
         }
         let mut plan = Plan {
@@ -103,6 +108,7 @@ impl<B: Backend> Composer<B> {
             eigenvalues: None,
             distillation: recipe.distillation.clone(),
             layer_by_layer: recipe.layer_by_layer.clone(),
+            sensitivity: recipe.sensitivity.clone(),
             training: recipe.training.clone(),
             recipe: recipe.source.clone(),
         };
@@ -115,6 +121,7 @@ impl<B: Backend> Composer<B> {
         plan.steps.sort_by_key(|s| (order.get(s.site.name.as_str()).copied(), s.entry));
         check_order(&plan.steps, &mut problems);
         pruning::check(&plan, recipe, &mut problems);
+        sensitivity::check(&plan, &mut problems);
         let entry = recipe.eigenvalue.as_ref();
         plan.eigenvalues = eigenvalue::resolve(entry, &plan.model, &plan.steps, &mut problems);
         problems.into_result(plan)
@@ -279,6 +286,9 @@ impl<B: Backend> Plan<B> {
         if !left.is_empty() {
             plan["shapes_left"] = json!(left);
         }
+        if let Some(cost) = self.cost() {
+            plan["cost"] = cost::to_json(cost);
+        }
         plan
     }
 
@@ -292,7 +302,7 @@ impl<B: Backend> Plan<B> {
 
 impl<B: Backend> fmt::Display for Plan<B> {
     /// A line for the layer reduction, if there is one, and one for each layer: its name, its shape, what pruning
-    /// leaves of it, and its methods.
+    /// leaves of it, and its methods. What the model costs, and what each group of units accounts for, where it was traced.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(reduced) = self.layer_reduction() {
             writeln!(f, "{reduced}")?;
@@ -307,12 +317,20 @@ impl<B: Backend> fmt::Display for Plan<B> {
             let shape = format!("{}x{}", site.shape[0], site.shape[1]);
             writeln!(f, "{:width$}  {:>12}  {text}", site.name, shape)?;
         }
-        Ok(())
+        self.cost().map_or(Ok(()), |cost| cost::write(f, cost))
     }
 }
 
+/// Longest list of layers that a line of a plan shows.
+const LISTED: usize = 4;
+
 fn short(step: &Step) -> String {
-    let value = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
+    let value = |v: &Value| match v {
+        Value::String(text) => text.clone(),
+        // Names of layers, which have lines of their own.
+        Value::Array(list) if list.len() > LISTED => format!("{} layers", list.len()),
+        other => other.to_string(),
+    };
     let details: Vec<String> = step.details.iter().map(|(k, v)| format!("{k}={}", value(v))).collect();
     format!("{}({})", step.method, details.join(" "))
 }

@@ -1,7 +1,9 @@
 //! The methods a recipe can name.
 
 use briquette_core::{CompressionMethod, Diagnostics, Problem};
-use briquette_prune::{ChannelPruning, HeadPruning, RowPruning, SparsePruning, WidthPruning};
+use briquette_prune::{
+    ChannelPruning, HeadPruning, RowPruning, SparsePruning, StructurePruning, WidthPruning,
+};
 use briquette_quant::{ActivationQuantization, LowRankCompensation, WeightQuantization};
 use burn::prelude::*;
 use serde::de::DeserializeOwned;
@@ -50,6 +52,10 @@ impl<B: Backend> Registry<B> {
         });
         registry.insert(WidthPruning::NAME, |value, place, out| {
             let method = WidthPruning::read(value, place, out)?;
+            Some(Arc::new(method))
+        });
+        registry.insert(StructurePruning::NAME, |value, place, out| {
+            let method = StructurePruning::read(value, place, out)?;
             Some(Arc::new(method))
         });
         registry.insert(WeightQuantization::NAME, |value, place, out| {

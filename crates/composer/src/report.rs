@@ -1,12 +1,17 @@
 //! The report: sizes, errors, quality and speed before and after, for people and for programs.
 
 use crate::artefact::{LayerRecord, Manifest};
+use crate::sensitivity::SensitivityRow;
 use briquette_checkpoint::TensorFiles;
 use briquette_core::InputQuantization;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+
+mod sparse;
+
+pub use sparse::{SparseExecution, SparseReport, pattern_text, sparse_layers};
 
 /// Bytes of a model's tensors.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -117,6 +122,15 @@ pub struct Latency {
     pub after_ms: f64,
 }
 
+/// Floating-point operations of one example, two for each multiplication of a sum of products.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Operations {
+    /// Of the model that went in, without layers that the recipe drops.
+    pub before: f64,
+    /// Of what is left.
+    pub after: f64,
+}
+
 /// How the model was trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
@@ -155,6 +169,9 @@ pub struct Report {
     pub methods: BTreeMap<String, usize>,
     /// Packed layers, in model order.
     pub layers: Vec<LayerReport>,
+    /// Weights that lost single entries or small blocks, in model order.
+    #[serde(default)]
+    pub sparse: Vec<SparseReport>,
     /// What was removed for good.
     #[serde(default)]
     pub removed: Vec<RemovedReport>,
@@ -162,9 +179,15 @@ pub struct Report {
     pub quality: Option<Quality>,
     /// Speed before and after.
     pub latency: Option<Latency>,
+    /// Operations before and after, where the model was traced.
+    #[serde(default)]
+    pub operations: Option<Operations>,
     /// Training, where there was any.
     #[serde(default)]
     pub training: Option<Training>,
+    /// What a scan of sensitivities has measured.
+    #[serde(default)]
+    pub sensitivity: Vec<SensitivityRow>,
     /// Seconds spent, by phase.
     pub seconds: BTreeMap<String, f64>,
 }
@@ -209,6 +232,10 @@ impl Report {
             let packed: u64 = self.layers.iter().map(|l| l.bytes).sum();
             row("packed layers, as f32", megabytes(fp32), megabytes(packed), times(ratio));
         }
+        if let Some(o) = &self.operations {
+            let mega = |flops: f64| format!("{:.3} M", flops / 1e6);
+            row("FLOPs", mega(o.before), mega(o.after), times(o.after / o.before.max(1.0)));
+        }
         if let Some(q) = &self.quality {
             let change = format!("{:+.4}", q.after - q.before);
             row(&q.metric, format!("{:.4}", q.before), format!("{:.4}", q.after), change);
@@ -250,6 +277,10 @@ impl Report {
                 out.push_str(&format!("| {} | {} | {} |\n", group.group, group.of, group.kept));
             }
         }
+        out.push_str(&sparse::chapter(&self.sparse));
+        if !self.sensitivity.is_empty() {
+            out.push_str(&sensitivity_table(&self.sensitivity));
+        }
         out.push_str("\n## Packed layers\n\n");
         out.push_str("| layer | shape | bits | columns a scale | bytes | relative error | input |\n");
         out.push_str("|---|---|---:|---:|---:|---:|---|\n");
@@ -272,6 +303,25 @@ fn training_lines(t: &Training) -> String {
         out.push_str(&format!(" After each epoch: {}.", values.join(", ")));
     }
     out.push('\n');
+    out
+}
+
+fn sensitivity_table(rows: &[SensitivityRow]) -> String {
+    let mut out = "\n## Sensitivity\n\nEach compressed alone, without training.\n\n".to_string();
+    out.push_str(
+        "| group or layer | method | units | kept | relative error | divergence | accuracy | FLOPs saved |\n",
+    );
+    out.push_str("|---|---|---:|---:|---:|---:|---:|---:|\n");
+    for row in rows {
+        let [units, kept] =
+            row.units.map_or([String::new(), String::new()], |units| units.map(|n| n.to_string()));
+        let accuracy = row.accuracy.map_or(String::new(), |a| format!("{a:+.4}"));
+        let saved = row.flops_saved.map_or(String::new(), |s| format!("{:.2} %", 100.0 * s));
+        let (name, method, error, divergence) = (&row.name, &row.method, row.error, row.divergence);
+        out.push_str(&format!(
+            "| {name} | {method} | {units} | {kept} | {error:.5} | {divergence:.6} | {accuracy} | {saved} |\n"
+        ));
+    }
     out
 }
 
@@ -328,9 +378,20 @@ mod tests {
                 relative_error: 0.003,
                 input: None,
             }],
+            sparse: vec![SparseReport {
+                name: "up".into(),
+                shape: [10, 100],
+                pattern: briquette_core::SparsePattern::Block { rows: 5, columns: 1 },
+                kept: 200,
+                format: crate::artefact::SparseFormat::Blocks,
+                dense_bytes: 2000,
+                stored_bytes: 442,
+                execution: SparseExecution::DenseIsFaster,
+            }],
             removed: vec![RemovedReport { group: "up".into(), of: 40, kept: 32 }],
             quality: None,
             latency: Some(Latency { batch: 1, seq: 16, before_ms: 1.0, after_ms: 2.0 }),
+            operations: Some(Operations { before: 8e6, after: 4e6 }),
             training: Some(Training {
                 data: "train.tsv".into(),
                 teacher: Some("t".into()),
@@ -340,6 +401,16 @@ mod tests {
                 seconds: 5.0,
                 measured: vec![0.5, 0.75],
             }),
+            sensitivity: vec![SensitivityRow {
+                name: "up".into(),
+                method: "row_pruning".into(),
+                units: Some([40, 20]),
+                error: 0.25,
+                divergence: 0.0125,
+                accuracy: Some(-0.03125),
+                flops_saved: Some(0.125),
+                parameters_saved: Some(0.25),
+            }],
             seconds: BTreeMap::new(),
         }
     }
@@ -351,7 +422,18 @@ mod tests {
         assert!(text.contains("weight_quantization on 1 layers"), "{text}");
         let line = "train.tsv, taught by t: 10 steps in 5.0 s (2.00 steps a second). After each epoch: 0.5000, 0.7500.";
         assert!(text.contains(line), "{text}");
+        let flops = text.lines().find(|line| line.starts_with("| FLOPs")).expect("a row");
+        assert_eq!(
+            flops.split_whitespace().collect::<Vec<_>>().join(" "),
+            "| FLOPs | 8.000 M | 4.000 M | x 0.500 |"
+        );
         assert!(text.contains("| up | 40 | 32 |"), "{text}");
+        let line = "2000 bytes with their zeros, 442 in the file. Execution without zeros: 0 of 1 layers; 1 run dense";
+        assert!(text.contains(line), "{text}");
+        let line = "| up | 10 x 100 | 5x1 | 0.800 | bits and blocks | 2000 | 442 | dense, which is faster |";
+        assert!(text.contains(line), "{text}");
+        let line = "| up | row_pruning | 40 | 20 | 0.25000 | 0.012500 | -0.0312 | 12.50 % |";
+        assert!(text.contains(line), "{text}");
         assert!(text.contains("| fc | 10 x 100 | 8 | 100 | 1040 | 0.00300 | float |"), "{text}");
     }
 

@@ -67,7 +67,7 @@ fn ten_mistakes_of_a_native_recipe() {
             "steps[4].weight_quantization.on: fc2: already claimed by steps[3].weight_quantization.on",
             "steps[5].weight_quantization.symmetric: ternary weights (2 bits) are always symmetric",
             "steps[6].weight_quantisation: unknown method `weight_quantisation`, did you mean \
-             `weight_quantization`?; known are activation_quantization, channel_pruning, head_pruning, low_rank_compensation, row_pruning, sparse_pruning, weight_quantization, width_pruning",
+             `weight_quantization`?; known are activation_quantization, channel_pruning, head_pruning, low_rank_compensation, row_pruning, sparse_pruning, structure_pruning, weight_quantization, width_pruning",
             "steps[7].activation_quantization.percentile: 101 is not over 50 and at most 100",
             "steps[9].activation_quantization.on: words: activation_quantization cannot act on an embedding",
         ]

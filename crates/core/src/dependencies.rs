@@ -1,5 +1,6 @@
 //! What must be removed together when a model loses a part of one axis.
 
+use crate::cost::Cost;
 use serde::{Deserialize, Serialize};
 
 /// How a parameter's axis takes part in a [`DimensionGroup`].
@@ -83,6 +84,9 @@ pub struct Dependencies {
     /// What is in no group, and why, in the model's order; what is said to whoever asks for it.
     #[serde(default)]
     pub fixed: Vec<Fixed>,
+    /// What the model costs as a function of the units that stay, where it was traced.
+    #[serde(default)]
+    pub cost: Option<Cost>,
 }
 
 impl Dependencies {

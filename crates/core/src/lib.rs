@@ -6,7 +6,7 @@
 //! - [`Schedule`] and [`Clock`]: when a method acts.
 //! - [`CompressionMethod`] and [`Stage`]: what a technique has to provide.
 //! - [`Joint`]: what a technique does over all its layers at once; [`Dependencies`]: what can only be removed
-//!   together.
+//!   together; [`Cost`]: what a model costs without it.
 //! - [`Step`]: one method on one layer, as the plan states it.
 //!
 //! Axes used everywhere: `out` is a layer's number of outputs (vocabulary entries of an
@@ -14,6 +14,7 @@
 //! weight is `[out, in]`; a convolution's is `[out, in * kh * kw]`.
 
 mod block_list;
+mod cost;
 mod counts;
 mod dependencies;
 mod diagnostics;
@@ -26,10 +27,12 @@ mod plan;
 mod removal;
 mod schedule;
 mod selector;
+mod sensitivity;
 mod state;
 mod weight;
 
 pub use block_list::BlockList;
+pub use cost::{Cost, CostGroup, CostTerm, Length, LengthPart, Measure};
 pub use counts::{Counts, OutputCount};
 pub use dependencies::{Dependencies, DimensionGroup, Fixed, Member, Role};
 pub use diagnostics::{Diagnostic, Diagnostics, Problem, nearest};
@@ -44,5 +47,6 @@ pub use plan::{GroupCut, PlanBuilder, Step};
 pub use removal::{KeptUnits, Removal, UnknownGroup};
 pub use schedule::{Clock, Schedule};
 pub use selector::{LayerPattern, PatternError, Selector};
+pub use sensitivity::{Curve, SensitivityCurve, Within};
 pub use state::{SessionState, SharedKeys, StateBuilder};
 pub use weight::{canonical_shape, from_canonical, host_floats, stop, straight_through, to_canonical};

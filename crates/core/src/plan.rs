@@ -5,6 +5,7 @@ use crate::diagnostics::{Diagnostics, Problem};
 use crate::fields::join;
 use crate::method::StageKind;
 use crate::model_view::Site;
+use crate::sensitivity::Within;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct GroupCut {
     pub named: Arc<[Site]>,
     /// Whether units that do not stay are removed in the end; otherwise they stay as zeros.
     pub removed: bool,
+    /// Where units go until the whole model costs no more than a budget: what it costs.
+    pub within: Option<Within>,
 }
 
 /// Collects the steps and the problems of one recipe entry.

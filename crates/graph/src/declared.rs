@@ -125,7 +125,7 @@ impl<'a> DependenciesBuilder<'a> {
             group.name = first.strip_suffix(".weight").unwrap_or(&first).to_string();
         }
         groups.sort_by_key(|group| group.members.first().map(place));
-        Ok(Dependencies { groups, fixed: Vec::new() })
+        Ok(Dependencies { groups, ..Dependencies::default() })
     }
 
     /// Adds to the current group, or to a first one without units if there is none; keeps the first error.

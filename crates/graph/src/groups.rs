@@ -1,5 +1,6 @@
 //! From labels to groups of dimensions.
 
+use crate::cost::{UnitOf, cost};
 use crate::trace::Trace;
 use crate::walk::Walk;
 use crate::why::Why;
@@ -21,10 +22,11 @@ pub(crate) fn dependencies(trace: &Trace) -> Dependencies {
     let groups: Vec<_> = groups.into_iter().filter(|units| found.is_group(units)).collect();
     let mut fixed = found.fixed(&groups);
     fixed.sort_by_key(|(place, axis, _)| (*place, *axis));
-    Dependencies {
-        groups: groups.into_iter().map(|units| found.group(&units)).collect(),
-        fixed: fixed.into_iter().map(|(place, axis, why)| found.stays(place, axis, why)).collect(),
-    }
+    let fixed = fixed.into_iter().map(|(place, axis, why)| found.stays(place, axis, why)).collect();
+    let classes = found.classes(&groups);
+    let groups: Vec<DimensionGroup> = groups.into_iter().map(|units| found.group(&units)).collect();
+    let cost = cost(&mut found.walk, &groups, &classes);
+    Dependencies { groups, fixed, cost: Some(cost) }
 }
 
 struct Found<'a> {
@@ -105,6 +107,19 @@ impl Found<'_> {
         groups.iter_mut().for_each(|units| units.sort_by_key(first));
         groups.sort_by_key(|units| first(&units[0]));
         groups
+    }
+
+    /// Which unit of which group each class is.
+    fn classes(&mut self, groups: &[Vec<Unit>]) -> UnitOf {
+        let mut classes = UnitOf::new();
+        for (group, units) in groups.iter().enumerate() {
+            for (unit, entries) in units.iter().enumerate() {
+                let Some((&(number, axis), indices)) = entries.first_key_value() else { continue };
+                let Some(first) = self.walk.firsts[number][axis] else { continue };
+                classes.insert(self.walk.labels.class(first + indices[0] as u32), (group, unit));
+            }
+        }
+        classes
     }
 
     /// A single unit is the whole layer.

@@ -38,12 +38,15 @@
 //! - An axis that is split goes by its outer part, unless what follows says otherwise: heads, not entries of heads.
 //! - Groups of a convolution keep their number, channels go by their position within the group; in a depthwise
 //!   convolution filters follow the channels.
+//! - Every sum of products counts its multiplications by the units that its axes hold: [`briquette_core::Cost`] says what
+//!   the model costs without some of them.
 //! - A mean over entries that can go needs a layer that is told which are left: the one whose scale follows.
 //!
 //! Models that cannot be traced state their rules with [`DependenciesBuilder`]. [`describe`] and [`dot`] show groups.
 
 mod axes;
 mod backend;
+mod cost;
 mod declared;
 mod dot;
 mod error;

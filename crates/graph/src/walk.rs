@@ -1,6 +1,7 @@
 //! The state of going through a trace: what is known of every tensor, and what parameters were seen to do.
 
 use crate::axes::{Axes, Block, Plain};
+use crate::cost::Products;
 use crate::join::{Operand, join};
 use crate::labels::{Label, Labels};
 use crate::trace::{Trace, TracedParameter};
@@ -75,6 +76,8 @@ pub(crate) struct Walk<'a> {
     /// Parameters that an operation read.
     pub(crate) used: BTreeSet<usize>,
     pub(crate) averages: Vec<Average>,
+    /// Sums of products, in the order of the operations.
+    pub(crate) products: Vec<Products>,
     /// Blocks of several axes that occurred, with the axes' sizes.
     pub(crate) grids: Vec<(Vec<usize>, Vec<Label>)>,
     /// Place of the operation that is being looked at.
@@ -93,6 +96,7 @@ impl<'a> Walk<'a> {
             roles: BTreeMap::new(),
             used: BTreeSet::new(),
             averages: Vec::new(),
+            products: Vec::new(),
             grids: Vec::new(),
             at: 0,
             values: HashMap::new(),

@@ -6,6 +6,7 @@
 //! - [`pattern`]: which weights are removed together.
 //! - [`sparsity_schedule`]: how much is removed when.
 //! - [`selection`]: which units stay, exactly as many as asked for.
+//! - [`budget`]: which units of all groups stay where the whole model is to cost half as much.
 //!
 //! Whatever removes more than single weights works on groups of dimensions ([`briquette_core::DimensionGroup`]): a mask
 //! of the group's units multiplies the columns of every weight that consumes its values. What a masked unit
@@ -13,6 +14,7 @@
 //! whatever biases, normalizations of batches and activations lie between.
 
 pub mod axis;
+pub mod budget;
 pub mod importance;
 pub mod methods;
 pub mod pattern;
@@ -24,4 +26,4 @@ pub mod structured;
 #[cfg(test)]
 mod test_kit;
 
-pub use methods::{ChannelPruning, HeadPruning, RowPruning, SparsePruning, WidthPruning};
+pub use methods::{ChannelPruning, HeadPruning, RowPruning, SparsePruning, StructurePruning, WidthPruning};

@@ -141,7 +141,10 @@ fn compare(before: &Classifier, after: &Classifier, artefact: &Artefact, test: &
             n: test.len(),
             data: "generated sentences".into(),
         }),
+        operations: None,
         training: None,
+        sensitivity: Vec::new(),
+        sparse: Vec::new(),
         removed: Vec::new(),
         latency: Some(Latency {
             batch: measure::BATCH,

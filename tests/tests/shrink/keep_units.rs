@@ -91,7 +91,7 @@ impl<B: Backend> CompressionMethod<B> for KeepUnits {
 }
 
 fn cut(group: &DimensionGroup, kept: Option<usize>) -> GroupCut {
-    GroupCut { group: Arc::new(group.clone()), kept, named: Arc::new([]), removed: true }
+    GroupCut { group: Arc::new(group.clone()), kept, named: Arc::new([]), removed: true, within: None }
 }
 
 /// Multiplies columns by the mask of their units.

@@ -3,6 +3,7 @@
 
 mod artefact;
 mod calibration;
+mod cost;
 mod equality;
 mod groups;
 mod keep_units;

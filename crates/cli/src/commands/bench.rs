@@ -6,6 +6,7 @@ use crate::error::{CliError, write_file};
 use crate::model::Opened;
 use crate::output::say;
 use crate::progress::Progress;
+use briquette_composer::report::sparse_layers;
 use briquette_models::{Inputs, ModelJob, Pretrained, Task};
 use burn::prelude::*;
 use serde_json::json;
@@ -33,14 +34,17 @@ impl Work for Bench<'_> {
         }
         let seq = if vision { 0 } else { args.seq.unwrap_or(DEFAULT_SEQ) };
         let job = Time { opened: &opened, batch: args.batch, seq, budget: ENOUGH, on };
-        let times = opened.config.run(job)?;
+        let (times, sparse) = opened.config.run(job)?;
         let median_ms = median(&times);
         let (batch, runs) = (args.batch, times.len());
+        if let Some(pruned) = opened.artefact.as_ref().map(|a| a.manifest().sparse.len()).filter(|n| *n > 0) {
+            say!("{sparse} of {pruned} pruned layers leave their zeros out, the others run dense");
+        }
         say!("{median_ms:.3} ms median of {runs} runs, {batch} x {seq}, {} on {}", on.backend, on.name);
         if let Some(path) = &args.json {
             let value = json!({
                 "batch": batch, "seq": seq, "median_ms": median_ms, "min_ms": times.first(), "runs": runs,
-                "backend": on.backend, "device": on.name, "model_bytes": opened.tensor_bytes()?,
+                "backend": on.backend, "device": on.name, "sparse_layers": sparse, "model_bytes": opened.tensor_bytes()?,
             });
             write_file(path, &format!("{value:#}\n"))?;
         }
@@ -48,7 +52,7 @@ impl Work for Bench<'_> {
     }
 }
 
-/// Loads a model and times its forward pass; milliseconds, sorted.
+/// Loads a model and times its forward pass; milliseconds, sorted, and how many layers leave zeros out.
 pub(crate) struct Time<'a, B: Backend> {
     pub(crate) opened: &'a Opened,
     pub(crate) batch: usize,
@@ -59,12 +63,12 @@ pub(crate) struct Time<'a, B: Backend> {
 }
 
 impl<B: Backend> ModelJob<B> for Time<'_, B> {
-    type Output = Result<Vec<f64>, CliError>;
+    type Output = Result<(Vec<f64>, usize), CliError>;
 
     fn run<M: Pretrained<B>>(self, config: &M::Config) -> Self::Output {
         let model: M = self.opened.load(config, self.on)?;
         let inputs = Inputs::dummy(&self.opened.config.task(), self.batch, self.seq, &self.on.device)?;
-        Ok(time(&model, &inputs, self.budget))
+        Ok((time(&model, &inputs, self.budget), sparse_layers(&model).len()))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::args::{CompressArgs, DEFAULT_BATCH};
 use crate::backend::{On, Work};
 use crate::commands::bench::{median, time};
-use crate::commands::{layer_by_layer, plan, training};
+use crate::commands::{layer_by_layer, plan, scan, training};
 use crate::error::{CliError, write_file};
 use crate::model::{Opened, short_name};
 use crate::output::say;
@@ -12,9 +12,10 @@ use crate::reduction;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Source, Staged, sha256_hex, stage};
 use briquette_composer::report::{
-    Bytes, Latency, LayerReport, Quality, RemovedReport, Report, Training, methods,
+    Bytes, Latency, LayerReport, Operations, Quality, RemovedReport, Report, SparseReport, Training, methods,
 };
-use briquette_composer::{FinishError, Finished, Plan, Session};
+use briquette_composer::{FinishError, Finished, Plan, SensitivityRow, Session};
+use briquette_core::{KeptUnits, Measure};
 use briquette_models::{
     CONFIG_FILE, Evaluation, Examples, Inputs, ModelJob, Pretrained, PretrainedConfig, Task, evaluate,
 };
@@ -67,6 +68,7 @@ impl Work for Compress<'_> {
             on,
             training: None,
             chosen: false,
+            sensitivity: Vec::new(),
             seconds: BTreeMap::new(),
         };
         match (&args.train, job.plan.layer_by_layer()) {
@@ -105,6 +107,8 @@ pub(super) struct Job<'a, B: Backend> {
     pub(super) training: Option<Training>,
     /// Whether the layers that stay were chosen on the calibration data.
     pub(super) chosen: bool,
+    /// What a scan has measured, where the recipe asks for one.
+    pub(super) sensitivity: Vec<SensitivityRow>,
     pub(super) seconds: BTreeMap<String, f64>,
 }
 
@@ -112,9 +116,13 @@ impl<B: Backend> ModelJob<B> for Job<'_, B> {
     type Output = Result<(), CliError>;
 
     fn run<M: Pretrained<B>>(mut self, config: &M::Config) -> Self::Output {
-        let model: M = self.timed("load", |job| job.opened.load(config, job.on))?;
+        let model: M = self.timed("load", |job| job.opened.load_floats(config, job.on))?;
         self.choose_layers(&model)?;
-        let finished = self.timed("compress", |job| job.compress(&model))?;
+        let whole = reduction::reduced(model.clone(), None, &self.plan)?;
+        let calib = self.calib.take();
+        self.scan(&whole, calib.as_ref())?;
+        self.calib = calib;
+        let finished = self.timed("compress", |job| job.compress(whole))?;
         self.conclude(config, &model, finished)
     }
 }
@@ -141,6 +149,23 @@ impl<B: Backend> Job<'_, B> {
         Ok(())
     }
 
+    /// Measures sensitivities on `data`, where the recipe asks for them, and lets the plan follow from them. `model` has
+    /// the layers that the plan keeps.
+    pub(super) fn scan<M: Pretrained<B>>(
+        &mut self,
+        model: &M,
+        data: Option<&Examples>,
+    ) -> Result<(), CliError> {
+        if self.plan.sensitivity().is_none() {
+            return Ok(());
+        }
+        let seed = self.args.seed;
+        let rows = self.timed("scan", |job| scan::sensitivities(&job.plan, model, data, job.on, seed))?;
+        self.sensitivity = rows.unwrap_or_default();
+        self.plan = scan::with_sensitivities(self.plan.clone(), &self.sensitivity)?;
+        Ok(())
+    }
+
     /// Writes the artefact, loads it again, measures it and reports.
     pub(super) fn conclude<M: Pretrained<B>>(
         mut self,
@@ -149,12 +174,13 @@ impl<B: Backend> Job<'_, B> {
         finished: Finished<B, M>,
     ) -> Result<(), CliError> {
         let staged = self.timed("write", |job| job.stage(config, &finished))?;
+        let operations = operations(&finished);
         drop(finished);
         let compressed = Opened::at(staged.path().to_path_buf())?;
         let reloaded: M = self.timed("reload", |job| compressed.load_as(job.on))?;
         let latency = self.timed("time", |job| job.latency(model, &reloaded))?;
         let quality = self.timed("evaluate", |job| job.quality(model, &reloaded))?;
-        let report = self.report(&compressed, quality, latency)?;
+        let report = Report { operations, ..self.report(&compressed, &reloaded, quality, latency)? };
         staged.write("report.json", &report.to_json())?;
         staged.write("report.md", &report.to_markdown())?;
         let out = staged.commit()?;
@@ -166,8 +192,7 @@ impl<B: Backend> Job<'_, B> {
         Ok(())
     }
 
-    fn compress<M: Pretrained<B>>(&self, model: &M) -> Result<Finished<B, M>, CliError> {
-        let model = reduction::reduced(model.clone(), None, &self.plan)?;
+    fn compress<M: Pretrained<B>>(&self, model: M) -> Result<Finished<B, M>, CliError> {
         let mut session = self.plan.attach(&model, self.args.seed);
         self.calibrate(&mut session)?;
         let mut progress = Progress::new("compressing");
@@ -181,7 +206,7 @@ impl<B: Backend> Job<'_, B> {
                 let text = "the recipe asks for static input ranges or importance by inputs: give data for them with --calib FILE";
                 Err(CliError::Usage(text.into()))
             }
-            (Some(_), false) if self.chosen => Ok(()),
+            (Some(_), false) if self.chosen || !self.sensitivity.is_empty() => Ok(()),
             (Some(_), false) => Err(CliError::Usage(
                 "--calib: the recipe asks for nothing that is found by calibration".into(),
             )),
@@ -261,9 +286,10 @@ impl<B: Backend> Job<'_, B> {
         Ok(Some(Quality { metric, before: a.value, after: b.value, n: b.n, data }))
     }
 
-    fn report(
+    fn report<M: Pretrained<B>>(
         &self,
         compressed: &Opened,
+        reloaded: &M,
         quality: Option<Quality>,
         latency: Option<Latency>,
     ) -> Result<Report, CliError> {
@@ -282,13 +308,24 @@ impl<B: Backend> Job<'_, B> {
             bytes_after: Bytes::of(artefact.files()),
             methods: methods(manifest),
             layers: manifest.layers.iter().map(layer).collect(),
+            sparse: SparseReport::all(manifest, reloaded),
             removed: RemovedReport::all(manifest),
             quality,
             latency,
+            operations: None,
             training: self.training.clone(),
+            sensitivity: self.sensitivity.clone(),
             seconds: self.seconds.clone(),
         })
     }
+}
+
+/// What the model cost and costs now, where it was traced.
+fn operations<B: Backend, M: Module<B>>(finished: &Finished<B, M>) -> Option<Operations> {
+    let cost = finished.plan.cost()?;
+    let kept: Vec<KeptUnits> =
+        finished.removed.iter().flat_map(|removed| &removed.groups).map(|g| g.kept.clone()).collect();
+    Some(Operations { before: cost.whole(Measure::Flops), after: cost.left(Measure::Flops, &kept) })
 }
 
 pub(super) fn file_name(path: &Path) -> String {

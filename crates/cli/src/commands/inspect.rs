@@ -6,7 +6,7 @@ use crate::model::Opened;
 use crate::output::say;
 use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::Artefact;
-use briquette_composer::report::{Bytes, RemovedReport};
+use briquette_composer::report::{Bytes, RemovedReport, pattern_text};
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let opened = Opened::new(&args.dir)?;
@@ -48,6 +48,18 @@ fn packed(artefact: &Artefact) {
         let [rows, columns] = layer.shape;
         let (name, bits, group, error) = (&layer.name, layer.bits, layer.group, layer.relative_error);
         say!("{name}  {rows} x {columns}  {bits} bits, {group} columns a scale, error {error:.5}{input}");
+    }
+    for layer in &manifest.sparse {
+        let ([rows, columns], pattern) = (layer.shape, pattern_text(layer.pattern));
+        let (name, kept, dense, stored) = (&layer.name, layer.kept, layer.dense_bytes, layer.stored_bytes());
+        let form = match layer.format.is_sparse() {
+            true => "without zeros",
+            false => "with zeros",
+        };
+        let of = rows * columns;
+        say!(
+            "{name}  {rows} x {columns}  {pattern}, {kept} of {of} kept, {stored} of {dense} bytes, stored {form}"
+        );
     }
 }
 

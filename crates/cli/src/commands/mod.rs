@@ -6,4 +6,5 @@ pub(crate) mod eval;
 pub(crate) mod inspect;
 mod layer_by_layer;
 pub(crate) mod plan;
+mod scan;
 mod training;

@@ -2,7 +2,7 @@
 
 use crate::backend::On;
 use crate::commands::compress::{Job, digest_of, file_name};
-use crate::commands::plan;
+use crate::commands::{plan, scan};
 use crate::error::CliError;
 use crate::model::{Opened, short_name};
 use crate::progress::Progress;
@@ -107,6 +107,10 @@ impl<B: Backend> TrainingJob<Autodiff<B>> for Train<'_, B> {
         }
         let student = self.reduced(student, teacher.as_ref())?;
         let student = if self.settings.dropout { student } else { student.without_dropout() };
+        let calib = self.job.calib.take();
+        self.job.scan(&student.valid(), Some(calib.as_ref().unwrap_or(&self.examples)))?;
+        self.job.calib = calib;
+        self.plan = scan::with_sensitivities(self.plan, &self.job.sensitivity)?;
         let distillation = self.distillation(&student, teacher.as_ref())?;
         let mut session = self.plan.attach_training(&student, self.settings.seed);
         let seen = self.job.calib.as_ref().unwrap_or(&self.examples);

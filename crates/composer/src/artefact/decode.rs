@@ -10,7 +10,7 @@ use burn::prelude::*;
 use std::path::Path;
 
 /// Largest number of elements a weight may have, so that sizes cannot overflow.
-const MAX_ELEMENTS: usize = 1 << 40;
+pub(super) const MAX_ELEMENTS: usize = 1 << 40;
 
 /// What is wrong with the record itself, if anything.
 pub(super) fn check_record(record: &LayerRecord) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 use super::digest::sha256_hex;
 use super::indices::Indices;
+use super::sparse_record::SparseRecord;
 use briquette_core::{CodeKind, InputQuantization, LayerKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -137,6 +138,9 @@ pub struct Manifest {
     pub removed: Option<RemovalRecord>,
     /// Packed layers, in model order.
     pub layers: Vec<LayerRecord>,
+    /// Weights that lost single entries or small blocks, in model order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub sparse: Vec<SparseRecord>,
     /// Input quantization by layer name.
     pub inputs: BTreeMap<String, InputQuantization>,
     /// SHA-256 of what the artefact was made from, by file name.

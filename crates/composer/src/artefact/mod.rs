@@ -8,6 +8,10 @@
 //! | `report.json`, `report.md` | the report |
 //! | `tokenizer.json` and the like | copied |
 //!
+//! A pruned weight is stored without its zeros where that takes fewer bytes, as a bit for each entry or block and the
+//! entries that are kept, in the layout of compressed-tensors' former sparse formats. That package reads them up to
+//! version 0.14; the manifest alone describes them, and `config.json` claims nothing of them.
+//!
 //! A folder is written beside its destination and renamed, so that it is whole or absent. Reading
 //! compares digests and checks every tensor's type and shape before anything is allocated.
 
@@ -16,10 +20,14 @@ mod decode;
 mod digest;
 mod encode;
 mod error;
+mod expand;
 mod indices;
 mod manifest;
 mod narrow;
 mod read;
+mod sparse_decode;
+mod sparse_encode;
+mod sparse_record;
 mod write;
 
 pub use briquette_checkpoint::Naming;
@@ -31,6 +39,7 @@ pub use manifest::{
     ZeroLayout,
 };
 pub use read::Artefact;
+pub use sparse_record::{SparseFormat, SparseRecord};
 pub use write::{Source, Staged, stage};
 
 /// Name of the manifest's file, by which an artefact is recognised.

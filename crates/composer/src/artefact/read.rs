@@ -3,11 +3,14 @@
 use super::decode::{check_record, expected, low_rank, packed, wrong};
 use super::digest::sha256_hex;
 use super::error::ArtefactError;
+use super::expand::expanded;
 use super::manifest::{FORMAT_VERSION, LayerRecord, Manifest};
 use super::narrow::{narrowed, narrowed_view};
+use super::sparse_decode;
+use super::sparse_record::SparseRecord;
 use super::{CONFIG, MANIFEST, TENSORS};
-use crate::session::set_packed;
-use briquette_checkpoint::{Naming, TensorFiles, load_module};
+use crate::session::{run_sparse, set_packed};
+use briquette_checkpoint::{Dtype, Naming, TensorFiles, load_module};
 use briquette_core::{InputQuantization, InputRange, LowRank, ModelView};
 use briquette_kernels::PackedMatrix;
 use briquette_nn::{Compressible, LayerMut, visit_layers};
@@ -45,6 +48,7 @@ impl Artefact {
         let files = TensorFiles::open(folder.join(TENSORS))?;
         let artefact = Self { folder, manifest, config, files };
         artefact.manifest.layers.iter().try_for_each(|record| artefact.check(record))?;
+        artefact.manifest.sparse.iter().try_for_each(|record| artefact.check_sparse(record))?;
         Ok(artefact)
     }
 
@@ -82,7 +86,22 @@ impl Artefact {
             let reason = "is there, the manifest says nothing of a correction".into();
             return Err(wrong(self.files.get(&unsaid)?.file(), &unsaid, reason));
         }
-        for (name, dtype, shape) in expected(record) {
+        self.check_tensors(expected(record))
+    }
+
+    /// A weight is there in one form only, and as the manifest says.
+    fn check_sparse(&self, record: &SparseRecord) -> Result<(), ArtefactError> {
+        sparse_decode::check_record(record).map_err(|reason| self.layer_error(&record.name, reason))?;
+        let weight = format!("{}.weight", record.name);
+        if record.format.is_sparse() && self.files.contains(&weight) {
+            let reason = "is there, the manifest says that it is stored without its zeros".into();
+            return Err(wrong(self.files.get(&weight)?.file(), &weight, reason));
+        }
+        self.check_tensors(record.expected())
+    }
+
+    fn check_tensors(&self, expected: Vec<(String, Dtype, Vec<usize>)>) -> Result<(), ArtefactError> {
+        for (name, dtype, shape) in expected {
             let tensor = self.files.get(&name)?;
             if tensor.dtype() != dtype || tensor.shape() != shape {
                 let reason = format!(
@@ -102,11 +121,28 @@ impl Artefact {
 
     /// `model`, built from this artefact's configuration, with its weights: packed ones in their
     /// drop-in layers, inputs quantized as the manifest says, and as narrow as it says where the configuration could
-    /// not say so.
+    /// not say so. Drop-in linear layers that were pruned leave out their zeros where that is faster on this backend
+    /// ([`Linear::run_sparse`](briquette_nn::Linear::run_sparse)).
     ///
     /// # Errors
     /// When a tensor is missing or contradicts the model.
     pub fn load<B: Backend, M: Module<B> + Compressible<B>>(
+        &self,
+        model: M,
+        naming: &Naming,
+        device: &B::Device,
+    ) -> Result<M, ArtefactError> {
+        let mut model = self.load_floats(model, naming, device)?;
+        run_sparse(&mut model, self.manifest.sparse.iter().map(|record| record.name.as_str()));
+        Ok(model)
+    }
+
+    /// [`load`](Self::load) with the zeros of pruned weights, so that the model can be trained and compressed again as
+    /// far as it is not packed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_floats<B: Backend, M: Module<B> + Compressible<B>>(
         &self,
         model: M,
         naming: &Naming,
@@ -124,8 +160,11 @@ impl Artefact {
         let mut placing = Placing { artefact: self, weights, placed: HashSet::new(), problem: None };
         visit_layers(&mut model, |at, layer| placing.visit(at.name(), layer));
         placing.finish()?;
-        let names = self.manifest.layers.iter().map(|l| l.name.clone()).collect();
-        Ok(load_module(model, naming, &self.files, &names)?)
+        let sparse = self.manifest.sparse.iter().filter(|record| record.format.is_sparse());
+        let names = self.manifest.layers.iter().map(|l| l.name.clone());
+        let names = names.chain(sparse.map(|record| record.name.clone())).collect();
+        let model = load_module(model, naming, &self.files, &names)?;
+        expanded(model, &self.manifest.sparse, naming, &self.files, &self.folder.join(MANIFEST))
     }
 }
 

@@ -6,7 +6,8 @@ use super::indices::Indices;
 use super::manifest::{
     AxisRecord, FORMAT_VERSION, LayerRecord, Manifest, ReductionRecord, RemovalRecord, RemovedGroup,
 };
-use super::{CONFIG, MANIFEST, TENSORS, compressed_tensors, encode};
+use super::sparse_record::SparseRecord;
+use super::{CONFIG, MANIFEST, TENSORS, compressed_tensors, encode, sparse_encode};
 use crate::session::{Finished, Removed};
 use briquette_checkpoint::{Dtype, NamedTensor, Naming, module_tensors};
 use briquette_layer_reduce::ReducedLayers;
@@ -50,7 +51,8 @@ pub fn stage<B: Backend, M: Module<B>>(
 ) -> Result<Staged, ArtefactError> {
     let reduction = finished.plan.layer_reduction().map(reduction_record).transpose()?;
     let staged = Staged::new(destination)?;
-    let (records, tensors) = tensors(finished, source)?;
+    let (records, mut tensors) = tensors(finished, source)?;
+    let sparse = without_zeros(finished, source, &mut tensors)?;
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     briquette_checkpoint::write(staged.path().join(TENSORS), &tensors, &metadata)?;
     drop(tensors);
@@ -66,7 +68,7 @@ pub fn stage<B: Backend, M: Module<B>>(
     for file in &source.copy {
         staged.copy(file)?;
     }
-    let manifest = manifest(finished, source, reduction, records, &staged)?;
+    let manifest = manifest(finished, source, reduction, (records, sparse), &staged)?;
     staged.write(MANIFEST, &manifest.to_text())?;
     Ok(staged)
 }
@@ -114,6 +116,36 @@ fn tensors<B: Backend, M: Module<B>>(
     Ok((records, tensors))
 }
 
+/// Puts the tensors of pruned weights without their zeros in the place of those with them, where they are smaller.
+fn without_zeros<B: Backend, M: Module<B>>(
+    finished: &Finished<B, M>,
+    source: &Source<'_>,
+    tensors: &mut Vec<NamedTensor>,
+) -> Result<Vec<SparseRecord>, ArtefactError> {
+    let mut records = Vec::new();
+    let at: HashMap<String, usize> =
+        tensors.iter().enumerate().map(|(at, t)| (t.name().to_string(), at)).collect();
+    let mut replaced = HashMap::new();
+    for layer in &finished.layers {
+        let Some(sparse) = layer.sparse() else { continue };
+        if let Some(codes) = layer.coded() {
+            records.push(sparse_encode::coded(layer, sparse, codes));
+            continue;
+        }
+        let Some(at) = at.get(&format!("{}.weight", layer.site.name)) else { continue };
+        let input_major = (source.naming.input_major)(&layer.site.name);
+        if let Some((record, parts)) = sparse_encode::stored(layer, sparse, &tensors[*at], input_major)? {
+            if record.format.is_sparse() {
+                replaced.insert(*at, parts);
+            }
+            records.push(record);
+        }
+    }
+    let all = std::mem::take(tensors).into_iter().enumerate();
+    tensors.extend(all.flat_map(|(at, tensor)| replaced.remove(&at).unwrap_or_else(|| vec![tensor])));
+    Ok(records)
+}
+
 fn reduction_record(reduced: &ReducedLayers) -> Result<ReductionRecord, ArtefactError> {
     let (list, of) = (reduced.list.clone(), reduced.of);
     match reduced.indices() {
@@ -140,7 +172,7 @@ fn manifest<B: Backend, M: Module<B>>(
     finished: &Finished<B, M>,
     source: &Source<'_>,
     layer_reduction: Option<ReductionRecord>,
-    layers: Vec<LayerRecord>,
+    (layers, sparse): (Vec<LayerRecord>, Vec<SparseRecord>),
     staged: &Staged,
 ) -> Result<Manifest, ArtefactError> {
     let mut files = BTreeMap::new();
@@ -158,6 +190,7 @@ fn manifest<B: Backend, M: Module<B>>(
         layer_reduction,
         removed: finished.removed.as_ref().map(removal_record),
         layers,
+        sparse,
         inputs: finished.inputs.clone(),
         made_from: source.made_from.clone(),
         files,

@@ -2,6 +2,7 @@
 
 use super::Plan;
 use crate::recipe::Recipe;
+use briquette_core::fields::join;
 use briquette_core::{
     Counts, Diagnostics, DimensionGroup, GroupCut, LayerKind, Member, ModelView, OutputCount, PlanBuilder,
     Problem, Removal, Role, Site, StageKind, Step,
@@ -31,8 +32,24 @@ pub(super) fn check<B: Backend>(plan: &Plan<B>, recipe: &Recipe, problems: &mut 
             }
         }
     }
+    check_budgets(&cutting, problems);
     check_masks_that_go_on(plan, problems);
     check_later_methods(plan, recipe, problems);
+}
+
+/// A budget speaks of the whole model: whatever else removes units would be left out of the account.
+fn check_budgets(cutting: &[(&Step, &GroupCut)], problems: &mut Diagnostics) {
+    let mut told = BTreeSet::new();
+    for (step, _) in cutting.iter().filter(|(_, cut)| cut.within.is_some()) {
+        let other = cutting.iter().find(|(other, cut)| other.entry != step.entry && cut.removed);
+        if let Some((other, _)) = other.filter(|_| told.insert(step.entry)) {
+            let text = format!(
+                "speaks of the whole model, and {} removes units as well: let `structure_pruning` remove both",
+                other.place
+            );
+            problems.add(join(&step.place, "budget"), Problem::Conflict(text));
+        }
+    }
 }
 
 /// Whether masks of single weights go on where rows or columns are removed.

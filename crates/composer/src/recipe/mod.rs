@@ -9,11 +9,13 @@ mod json;
 mod layer_by_layer;
 mod layer_reduction;
 pub mod native;
+mod sensitivity;
 mod training;
 
 pub use eigenvalue::EigenvalueEntry;
 pub use layer_by_layer::{BlockInput, LayerByLayerSettings};
 pub use layer_reduction::ReductionEntry;
+pub use sensitivity::{Scanned, SensitivitySettings};
 pub use training::{Augmentation, Decay, Keep, OptimizerKind, TrainingSettings};
 
 use briquette_core::fields::type_problem;
@@ -24,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Root keys that both schemas have: what is done beside the methods on layers.
-const COMMON_KEYS: [&str; 3] = ["distillation", "layer_by_layer", "training"];
+const COMMON_KEYS: [&str; 4] = ["distillation", "layer_by_layer", "sensitivity", "training"];
 
 /// One entry of a recipe: one method on one selection of layers.
 #[derive(Debug, Clone)]
@@ -54,6 +56,8 @@ pub struct Recipe {
     pub distillation: Option<DistillationSettings>,
     /// Layer-by-layer distillation, where the recipe asks for it (root key `layer_by_layer`).
     pub layer_by_layer: Option<LayerByLayerSettings>,
+    /// A scan of sensitivities, where the recipe asks for it (root key `sensitivity`).
+    pub sensitivity: Option<SensitivitySettings>,
     /// How the model is trained, as far as the recipe says it (root key `training`).
     pub training: TrainingSettings,
     /// What is wrong with the recipe itself. A plan reports it together with what is wrong for the
@@ -113,6 +117,7 @@ impl Recipe {
             eigenvalue: None,
             distillation: None,
             layer_by_layer: None,
+            sensitivity: None,
             training: TrainingSettings::default(),
             problems: Diagnostics::new(),
             source: value.clone(),
@@ -136,12 +141,16 @@ impl Recipe {
             let read = LayerByLayerSettings::read(block, LayerByLayerSettings::KEY, &mut recipe.problems);
             recipe.layer_by_layer = Some(read);
         }
+        if let Some(block) = value.get(SensitivitySettings::KEY) {
+            let read = SensitivitySettings::read(block, SensitivitySettings::KEY, &mut recipe.problems);
+            recipe.sensitivity = Some(read);
+        }
         if let Some(block) = value.get("training") {
             recipe.training = TrainingSettings::read(block, "training", &mut recipe.problems);
         }
         let trained = recipe.distillation.is_some() || value.get("training").is_some();
-        let reduced = recipe.layer_reduction.is_some();
-        if recipe.entries.is_empty() && !trained && !reduced && recipe.problems.is_empty() {
+        let other = recipe.layer_reduction.is_some() || recipe.sensitivity.is_some();
+        if recipe.entries.is_empty() && !trained && !other && recipe.problems.is_empty() {
             recipe.problems.add("recipe", Problem::Conflict("asks for nothing".into()));
         }
         recipe

@@ -9,7 +9,8 @@
 //! | key | default | meaning |
 //! |---|---|---|
 //! | `layer_reduction` | none | which layers stay, see [`briquette_layer_reduce::LayerReduction::read`]; done first, all entries speak of the layers that are left |
-//! | `steps` | required, beside `layer_reduction` or `training` optional | entries, each an object with one key: the method's name |
+//! | `sensitivity` | none | how much the output changes when each group of units, or layer, is compressed alone, see [`super::SensitivitySettings`] |
+//! | `steps` | required, beside `layer_reduction`, `sensitivity` or `training` optional | entries, each an object with one key: the method's name |
 //! | `compat` | none | `"deepspeed"`: every quantizer and pruning method that does not say otherwise uses DeepSpeed's arithmetic |
 //! | `version` | 1 | of this schema |
 //! | `distillation` | none, the task's where there is a teacher | what is learnt from a teacher, see [`briquette_distill::DistillationSettings`] |
@@ -27,7 +28,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Methods whose settings have the key `arithmetic`, which `compat` sets.
-const WITH_ARITHMETIC: [&str; 7] = [
+const WITH_ARITHMETIC: [&str; 8] = [
     "weight_quantization",
     "activation_quantization",
     "sparse_pruning",
@@ -35,6 +36,7 @@ const WITH_ARITHMETIC: [&str; 7] = [
     "head_pruning",
     "channel_pruning",
     "width_pruning",
+    "structure_pruning",
 ];
 
 pub(super) fn read(value: &Value, recipe: &mut Recipe) {
@@ -54,7 +56,7 @@ pub(super) fn read(value: &Value, recipe: &mut Recipe) {
         recipe.eigenvalue = EigenvalueEntry::read(value, "eigenvalue", out);
     }
     match f.raw("steps") {
-        None if f.has("layer_reduction") || f.has("training") => {}
+        None if ["layer_reduction", "sensitivity", "training"].iter().any(|key| f.has(key)) => {}
         None => out.add("recipe", Problem::Missing { key: "steps".into() }),
         Some(Value::Array(steps)) => {
             let entries = steps.iter().enumerate();

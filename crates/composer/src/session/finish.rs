@@ -5,14 +5,14 @@ use super::{CalibrationError, Chain, Layers, Link, Removed, Session, ShrinkError
 use crate::plan::Plan;
 use briquette_core::{
     CodeKind, CodedWeight, Compensation, InputQuantization, LayerKind, Left, LowRank, SessionState, Site,
-    from_canonical, host_floats, stop, to_canonical,
+    SparseWeight, from_canonical, host_floats, stop, to_canonical,
 };
 use briquette_kernels::{Code, PackedMatrix, pack_rows};
 use briquette_nn::{Compressible, LayerMut};
 use burn::module::{AutodiffModule, ModuleMapper, Param, ParamId};
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Why a session cannot be finished.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,15 @@ pub enum FinishError {
     /// What the masks leave out cannot be removed.
     #[error(transparent)]
     Shrink(#[from] ShrinkError),
+    /// A budget is allocated by sensitivities that were never measured.
+    #[error(
+        "the sensitivity of {} was not measured: scan it and give the plan what was found",
+        .groups.join(", ")
+    )]
+    Sensitivity {
+        /// The groups of units.
+        groups: Vec<String>,
+    },
     /// Weights that hold no numbers: no code stands for them.
     #[error("weights of {} are infinite or not numbers", .layers.join(", "))]
     NotFinite {
@@ -48,6 +57,14 @@ impl FinishedLayer {
     pub fn coded(&self) -> Option<&CodedWeight> {
         self.left.iter().rev().find_map(|(_, left)| match left {
             Left::Coded(coded) => Some(coded),
+            _ => None,
+        })
+    }
+
+    /// Which entries of the weight are left, where a method removed single ones.
+    pub fn sparse(&self) -> Option<&SparseWeight> {
+        self.left.iter().rev().find_map(|(_, left)| match left {
+            Left::Sparse(sparse) => Some(sparse),
             _ => None,
         })
     }
@@ -81,7 +98,8 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     /// Ends the session: what is masked is removed, then weights are quantized.
     ///
     /// # Errors
-    /// When static input ranges are unknown, masked units cannot be removed, or a weight is infinite or not a number.
+    /// When static input ranges or sensitivities are unknown, masked units cannot be removed, or a weight is infinite or
+    /// not a number.
     pub fn finish(self) -> Result<Finished<B, M>, FinishError> {
         self.finish_with(&mut |_, _| {})
     }
@@ -89,12 +107,14 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     /// [`finish`](Self::finish) that reports its progress: weights done, weights in all.
     ///
     /// # Errors
-    /// When static input ranges are unknown, masked units cannot be removed, or a weight is infinite or not a number.
+    /// When static input ranges or sensitivities are unknown, masked units cannot be removed, or a weight is infinite or
+    /// not a number.
     pub fn finish_with(
         mut self,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Finished<B, M>, FinishError> {
         self.calibrated()?;
+        self.measured()?;
         self.settle()?;
         let trained = self.trained.take().expect("taken out only within `step`");
         let total = self.chains.len();
@@ -116,6 +136,15 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
             .map(|i| (i.site.name.clone(), InputQuantization { range: i.range_now(), ..i.quantization }))
             .collect();
         Ok(Finished { model, layers, inputs, removed: self.removed, plan: self.plan, walk: self.layers })
+    }
+}
+
+impl<B: Backend, M: Module<B>> Session<B, M> {
+    /// Whether all sensitivities are known that numbers of units follow from.
+    fn measured(&self) -> Result<(), FinishError> {
+        let mut groups: Vec<String> = self.plan.open().map(|cut| cut.group.name.clone()).collect();
+        groups.dedup();
+        if groups.is_empty() { Ok(()) } else { Err(FinishError::Sensitivity { groups }) }
     }
 }
 
@@ -207,6 +236,7 @@ impl<B: AutodiffBackend, M: AutodiffModule<B>> Finished<B, M> {
 
 impl<B: Backend, M: Module<B>> Finished<B, M> {
     /// The model with every coded weight packed into its drop-in layer, whose float weight is freed.
+    /// Linear layers that were pruned without being coded leave out their zeros where that is faster on this backend.
     /// Weights of other layers stay as they are.
     pub fn pack(self) -> M {
         let Self { mut model, layers, walk, .. } = self;
@@ -218,7 +248,25 @@ impl<B: Backend, M: Module<B>> Finished<B, M> {
             let Some((coded, low_rank)) = coded.get(at.path()) else { return };
             set_packed(layer, packed_matrix(coded, &device), *low_rank);
         });
+        let pruned: HashSet<&str> =
+            layers.iter().filter(|l| l.sparse().is_some()).map(|l| l.site.path.as_str()).collect();
+        walk(&mut model, &mut |at, layer| leave_zeros_out(pruned.contains(at.path()), layer));
         model
+    }
+}
+
+/// Makes the drop-in linear layers of these names leave out their zeros where that is faster on this backend.
+pub(crate) fn run_sparse<'a, B: Backend, M: Compressible<B>>(
+    model: &mut M,
+    names: impl Iterator<Item = &'a str>,
+) {
+    let names: HashSet<&str> = names.collect();
+    briquette_nn::visit_layers(model, |at, layer| leave_zeros_out(names.contains(at.name()), layer));
+}
+
+fn leave_zeros_out<B: Backend>(pruned: bool, layer: LayerMut<'_, B>) {
+    if let (true, LayerMut::Linear(linear)) = (pruned, layer) {
+        linear.run_sparse();
     }
 }
 

@@ -12,7 +12,7 @@ mod walk;
 
 pub use calibrate::CalibrationError;
 pub use finish::{FinishError, Finished, FinishedLayer};
-pub(crate) use finish::{code_of, set_packed};
+pub(crate) use finish::{code_of, run_sparse, set_packed};
 pub use resume::{Position, ResumeError};
 pub use shrink::{Misfit, Removed, RemovedUnits, ShorterAxis, ShrinkError};
 pub use train::{FollowsRemoval, Removals, Trainable, Trained};

@@ -135,7 +135,7 @@ impl<B: Backend, M: Module<B>> Session<B, M> {
     }
 
     /// The units that the masks of now keep.
-    pub(super) fn kept_units(&self) -> Result<Vec<KeptUnits>, ShrinkError> {
+    pub(crate) fn kept_units(&self) -> Result<Vec<KeptUnits>, ShrinkError> {
         let masks = self.joints.iter().flat_map(|joint| self.masks_of(joint));
         masks
             .map(|mask| {

@@ -26,7 +26,7 @@ impl Walk<'_> {
         let (filters, inner) = (weight.shape[0] / groups.max(1), weight.shape[1]);
         let kernel = &weight.shape[2..];
         let weight = self.viewed(&value, &[&[groups, filters, inner], kernel].concat());
-        self.convolve(x, weight, bias, out, [groups, filters, inner]);
+        self.convolve(x, weight, bias, out, [groups, filters, inner], out);
     }
 
     /// Weight `[in, out / groups, kernel..]`.
@@ -45,10 +45,11 @@ impl Walk<'_> {
         let order: Vec<usize> = [0, 2, 1].into_iter().chain(3..weight.axes.shape.len()).collect();
         let turned =
             weight.viewed(weight.axes.permute(&order), &order.iter().map(|&a| vec![a]).collect::<Vec<_>>());
-        self.convolve(x, turned, bias, out, [groups, filters, inner]);
+        self.convolve(x, turned, bias, out, [groups, filters, inner], x);
     }
 
-    /// `weight: [groups, filters, inner, kernel..]`, for each group.
+    /// `weight: [groups, filters, inner, kernel..]`, for each group. The kernel is multiplied at each position of
+    /// `positions`.
     fn convolve(
         &mut self,
         x: &TensorIr,
@@ -56,7 +57,10 @@ impl Walk<'_> {
         bias: Option<&TensorIr>,
         out: &TensorIr,
         [groups, filters, inner]: [usize; 3],
+        positions: &TensorIr,
     ) {
+        let kernel = &weight.axes.shape[3..];
+        let repeats = kernel.iter().chain(&positions.shape[2..]).product();
         let value = self.value(x);
         let mut x = self.viewed(&value, &[&[x.shape[0], groups, inner], &x.shape[2..]].concat());
         let value = bias.map(|bias| self.value(bias));
@@ -76,7 +80,7 @@ impl Walk<'_> {
         let mut factors = vec![(x, along(&[0, 1, 3], x_rank)), (weight, along(&[1, 2, 3], weight_rank))];
         factors.extend(bias.map(|bias| (bias, along(&[1, 2], 2))));
         let role = if depthwise { Role::Follows } else { Role::Produces };
-        let value = self.contract(factors, &[out.shape[0], groups, filters], inner, role);
+        let value = self.contract(factors, &[out.shape[0], groups, filters], [inner, repeats], role);
         let merged = Why::Merged(self.at);
         let (channels, _) = reshape(&value.axes, &out.shape[..2], merged, &mut self.labels);
         self.put(out, Value { axes: with_spatial(channels, out), ..value });

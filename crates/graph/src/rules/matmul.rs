@@ -1,6 +1,7 @@
 //! Sums of products: linear layers, products of matrices, attention.
 
 use crate::axes::Axes;
+use crate::cost::Products;
 use crate::join::{Operand, join};
 use crate::walk::{Value, Walk};
 use crate::why::Why;
@@ -20,7 +21,7 @@ impl Walk<'_> {
         let right = batch().chain([Some(rank), Some(rank - 1)]).collect();
         let factors = vec![(self.value(&op.lhs), left), (self.value(&op.rhs), right)];
         let sum = op.lhs.shape[rank - 1];
-        let value = self.contract(factors, &op.out.shape, sum, Role::Produces);
+        let value = self.contract(factors, &op.out.shape, [sum, 1], Role::Produces);
         self.put(&op.out, value);
     }
 
@@ -33,11 +34,12 @@ impl Walk<'_> {
         if let Some(bias) = &op.bias {
             factors.push((self.value(bias), vec![Some(rank - 1)]));
         }
-        let value = self.contract(factors, &op.out.shape, op.weight.shape[0], Role::Produces);
+        let value = self.contract(factors, &op.out.shape, [op.weight.shape[0], 1], Role::Produces);
         self.put(&op.out, value);
     }
 
-    /// The axes of a sum of products over an axis of `sum` entries. `role` is what the parameters' other axes do.
+    /// The axes of a sum of products over an axis of `sum` entries, of which there are `repeats` for each entry of the
+    /// result. `role` is what the parameters' other axes do.
     ///
     /// Where one factor is a parameter, it can be zeroed along that axis, and entries may go; the last factor that is
     /// one has this part. Where two activations are multiplied, nothing could be zeroed.
@@ -45,7 +47,7 @@ impl Walk<'_> {
         &mut self,
         mut factors: Vec<Factor>,
         shape: &[usize],
-        sum: usize,
+        [sum, repeats]: [usize; 2],
         role: Role,
     ) -> Value {
         let rank = shape.len();
@@ -72,6 +74,7 @@ impl Walk<'_> {
         let whole: Vec<usize> = shape.iter().copied().chain([sum]).collect();
         let operands = factors.into_iter().map(|(value, to)| Operand { axes: value.axes, to }).collect();
         let mut axes = join(&mut self.labels, &whole, operands, Why::Broadcast(self.at));
+        self.products.push(Products { at: self.at, layer: made_by, axes: axes.clone(), repeats });
         axes.consume(rank, &mut self.labels);
         axes.shape.pop();
         axes.plain.pop();
@@ -99,8 +102,13 @@ impl Walk<'_> {
                 value.axes.collapse(axis, why, &mut self.labels);
             }
         }
+        let (keys, queries) = (op.key.shape[2], factors[0].0.axes.clone());
         let operands = factors.into_iter().map(|(value, to)| Operand { axes: value.axes, to }).collect();
         let axes = join(&mut self.labels, &op.out.shape, operands, Why::Broadcast(self.at));
+        // Queries with keys over a head's width, then weights with values over the keys.
+        for axes in [queries, axes.clone()] {
+            self.products.push(Products { at: self.at, layer: None, axes, repeats: keys });
+        }
         self.put(&op.out, Value::activation(axes));
     }
 

@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use briquette_core::{Dependencies, DimensionGroup, Role};
-use briquette_graph::{Tracing, trace};
+use briquette_core::{Dependencies, DimensionGroup, KeptUnits, Measure, ModelView, Role};
+use briquette_graph::{Tracing, fitted, trace};
 use burn::backend::Flex;
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
@@ -73,7 +73,8 @@ pub(crate) fn judge<F: Family>() -> Dependencies {
                 (&dependencies.groups[g], dropped)
             };
             let gone: Vec<_> = groups.iter().map(|&g| gone(g)).collect();
-            compare::<F>(&model, &input, &gone);
+            let shrunk = compare::<F>(&model, &input, &gone);
+            costs_what_was_predicted::<F>(&dependencies, &gone, &shrunk);
         }
     }
     dependencies
@@ -81,20 +82,43 @@ pub(crate) fn judge<F: Family>() -> Dependencies {
 
 type Gone<'a> = (&'a DimensionGroup, Vec<usize>);
 
-fn compare<F: Family>(model: &F::On<Flex>, input: &<F::On<Flex> as Net<Flex>>::Input, gone: &[Gone<'_>]) {
+fn compare<F: Family>(
+    model: &F::On<Flex>,
+    input: &<F::On<Flex> as Net<Flex>>::Input,
+    gone: &[Gone<'_>],
+) -> F::On<Flex> {
     let mut masked = apply::<F>(model, gone, false);
     for (group, _) in gone {
         for path in &group.averaged_by {
             masked.average_over(path, kept_entries(gone, path, group));
         }
     }
-    let shrunk = apply::<F>(model, gone, true);
-    let (masked, shrunk) = (masked.run(input.clone()), shrunk.run(input.clone()));
+    let smaller = apply::<F>(model, gone, true);
+    let (masked, shrunk) = (masked.run(input.clone()), smaller.run(input.clone()));
     let whole = model.run(input.clone());
     let names: Vec<_> = gone.iter().map(|(g, units)| (&g.name, units)).collect();
     let largest: f32 = whole.clone().abs().max().into_scalar();
     assert!(distance(&masked, &shrunk) < 1e-5 * largest.max(1.0), "{names:?}: {masked} {shrunk}");
     assert!(distance(&masked, &whole) > 1e-5, "{names:?} does not matter");
+    smaller
+}
+
+/// A trace of the smaller model counts what the trace of the whole one says of these units.
+fn costs_what_was_predicted<F: Family>(whole: &Dependencies, gone: &[Gone<'_>], smaller: &F::On<Flex>) {
+    let device = Default::default();
+    let model = fitted(F::On::<Tracing>::new(&device), &ModelView::of(smaller)).unwrap();
+    let input = F::On::<Tracing>::input(&device);
+    let now = trace(&model, &Default::default(), input, |m, input| m.run(input)).unwrap().dependencies();
+    let (cost, now) = (whole.cost.as_ref().unwrap(), now.cost.unwrap());
+    let kept = |(group, out): &Gone<'_>| KeptUnits {
+        group: group.name.clone(),
+        of: group.units,
+        units: (0..group.units).filter(|unit| !out.contains(unit)).collect(),
+    };
+    let kept: Vec<KeptUnits> = gone.iter().map(kept).collect();
+    for measure in [Measure::Flops, Measure::Parameters] {
+        assert_eq!(cost.left(measure, &kept), now.whole(measure), "{measure} of {kept:?}");
+    }
 }
 
 /// 1 for entries of the layer's scale that stay, 0 for those that go.

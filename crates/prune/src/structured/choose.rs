@@ -8,7 +8,7 @@ use crate::importance::{Importance, magnitude, movement};
 use crate::scope::Scope;
 use crate::selection::{Candidates, counts, highest, kept_count};
 use crate::sparsity_schedule::Events;
-use briquette_core::{Clock, Joint, SessionState, UnitMask, host_floats};
+use briquette_core::{Clock, Curve, Joint, SessionState, UnitMask, Within, host_floats};
 use burn::prelude::*;
 
 /// Where the state of one group is.
@@ -21,6 +21,14 @@ pub(super) struct Group {
     pub(super) by: Vec<(String, UnitAxis)>,
     /// The same of the layers whose inputs are weighed, and where the norms of their inputs are.
     pub(super) consumers: Vec<(String, UnitAxis, Norms)>,
+    /// Its place in what the model costs, where there is a budget.
+    pub(super) place: usize,
+    /// Number of weights that consume its values.
+    pub(super) readers: usize,
+    /// What the model costs, where there is a budget.
+    pub(super) within: Option<Within>,
+    /// What has to stay of it within a budget.
+    pub(super) floors: Vec<(Vec<bool>, usize)>,
     /// Buffer of what stays now, `[1, units]`.
     pub(super) mask: usize,
     /// Buffer of what was chosen at the beginning.
@@ -38,8 +46,11 @@ pub(super) struct Choose {
     pub(super) events: Events,
 }
 
+/// A weight, and where a group's units lie in it.
+pub(super) type Located<B> = (UnitAxis, Tensor<B, 2>);
+
 /// Gives the weight of now of a layer.
-type Weights<'a, B> = &'a dyn Fn(&str) -> Option<Tensor<B, 2>>;
+pub(super) type Weights<'a, B> = &'a dyn Fn(&str) -> Option<Tensor<B, 2>>;
 
 impl<B: Backend> Joint<B> for Choose {
     fn update(&self, state: &mut SessionState<B>, clock: Clock, weights: Weights<'_, B>) {
@@ -74,7 +85,9 @@ impl<B: Backend> Joint<B> for Choose {
 impl Choose {
     /// Whether all is known that a choice depends on.
     fn ready<B: Backend>(&self, state: &SessionState<B>) -> bool {
-        self.groups.iter().flat_map(|group| &group.consumers).all(|(_, _, norms)| norms.known(state))
+        let open = |group: &Group| group.within.as_ref().is_some_and(|w| w.curve == Curve::Open);
+        let mut consumers = self.groups.iter().flat_map(|group| &group.consumers);
+        consumers.all(|(_, _, norms)| norms.known(state)) && !self.groups.iter().any(open)
     }
 
     /// What is made from the weights at the beginning.
@@ -91,30 +104,41 @@ impl Choose {
         }
     }
 
-    /// The norm of each unit in the named layers, `[1, units]`; `None` where a weight is not what it was.
-    fn norms<B: Backend>(&self, group: &Group, weights: Weights<'_, B>) -> Option<Tensor<B, 2>> {
+    /// The weights of the named layers; `None` where one is not what it was.
+    pub(super) fn named<B: Backend>(
+        &self,
+        group: &Group,
+        weights: Weights<'_, B>,
+    ) -> Option<Vec<Located<B>>> {
         let weight = |(path, axis): &(String, UnitAxis)| {
             let weight = weights(path)?;
             axis.fits(weight.dims()).then(|| (axis.clone(), weight))
         };
-        let weights = group.by.iter().map(weight).collect::<Option<Vec<_>>>()?;
-        let norm = if self.settings.importance == Importance::L2 { Importance::L2 } else { Importance::L1 };
-        magnitude::of_units(norm, weights)
+        group.by.iter().map(weight).collect()
     }
 
-    /// Magnitudes of each unit's columns in all consumers, times the norms of their inputs, `[1, units]`.
-    fn weighted<B: Backend>(
+    /// The consumers' weights times the norms of their inputs; `None` where one is not what it was.
+    pub(super) fn weighed<B: Backend>(
         &self,
         state: &SessionState<B>,
         group: &Group,
         weights: Weights<'_, B>,
-    ) -> Option<Tensor<B, 2>> {
+    ) -> Option<Vec<Located<B>>> {
         let weight = |(path, axis, norms): &(String, UnitAxis, Norms)| {
             let weight = weights(path)?;
             axis.fits(weight.dims()).then(|| (axis.clone(), norms.weighted(state, weight)))
         };
-        let weights = group.consumers.iter().map(weight).collect::<Option<Vec<_>>>()?;
-        magnitude::of_units(Importance::L1, weights)
+        group.consumers.iter().map(weight).collect()
+    }
+
+    /// How magnitudes are added up.
+    pub(super) fn norm(&self) -> Importance {
+        if self.settings.importance == Importance::L2 { Importance::L2 } else { Importance::L1 }
+    }
+
+    /// The norm of each unit in the named layers, `[1, units]`.
+    pub(super) fn norms<B: Backend>(&self, group: &Group, weights: Weights<'_, B>) -> Option<Tensor<B, 2>> {
+        magnitude::of_units(self.norm(), self.named(group, weights)?)
     }
 
     /// Writes what stays from `event` on to the buffers that `to` names.
@@ -128,16 +152,29 @@ impl Choose {
         if self.settings.scope == Scope::Layer && self.settings.importance == Importance::Movement {
             return self.rank(state, event, to);
         }
-        let scores = |group: &Group| self.scores(state, group, weights);
-        let Some(scores) = self.groups.iter().map(scores).collect::<Option<Vec<_>>>() else { return };
-        let kept = self.kept(&scores, event);
-        for ((group, scores), kept) in self.groups.iter().zip(&scores).zip(kept) {
+        let marks = match self.settings.budget() {
+            Some(budget) => self.within(state, weights, budget, event),
+            None => self.ranked(state, weights, event),
+        };
+        for (group, marks) in self.groups.iter().zip(marks.into_iter().flatten()) {
             let old = state.buffer(to(group));
-            let mask: Vec<f32> =
-                highest(scores, kept).into_iter().map(|stays| f32::from(u8::from(stays))).collect();
+            let mask: Vec<f32> = marks.into_iter().map(|stays| f32::from(u8::from(stays))).collect();
             let data = TensorData::new(mask, [1, group.units]);
             state.set_buffer(to(group), Tensor::from_data(data, (&old.device(), old.dtype())));
         }
+    }
+
+    /// What stays of each group by numbers of units; `None` where a weight is not what it was.
+    fn ranked<B: Backend>(
+        &self,
+        state: &SessionState<B>,
+        weights: Weights<'_, B>,
+        event: usize,
+    ) -> Option<Vec<Vec<bool>>> {
+        let scores = self.groups.iter().map(|group| self.scores(state, group, weights));
+        let scores: Vec<Vec<f32>> = scores.collect::<Option<_>>()?;
+        let kept = self.kept(&scores, event);
+        Some(scores.iter().zip(kept).map(|(scores, kept)| highest(scores, kept)).collect())
     }
 
     /// [`choose`](Self::choose) by learned scores, without reading them back.
@@ -150,7 +187,7 @@ impl Choose {
     }
 
     /// Scores on the host.
-    fn scores<B: Backend>(
+    pub(super) fn scores<B: Backend>(
         &self,
         state: &SessionState<B>,
         group: &Group,
@@ -160,7 +197,10 @@ impl Choose {
         let importance = self.settings.importance;
         match importance {
             Importance::L1 | Importance::L2 => norms(),
-            Importance::Activation => Some(host_floats(self.weighted(state, group, weights)?)),
+            Importance::Activation => {
+                let weighed = self.weighed(state, group, weights)?;
+                Some(host_floats(magnitude::of_units(Importance::L1, weighed)?))
+            }
             Importance::Movement => Some(host_floats(state.learned(group.scores?))),
             _ => {
                 let scores = host_floats(state.buffer(group.scores?));

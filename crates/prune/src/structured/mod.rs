@@ -1,5 +1,6 @@
 //! What all methods share that remove units of a group of dimensions: rows, heads, channels, hidden width.
 
+mod afford;
 mod choose;
 mod plan;
 pub mod rank;
@@ -8,6 +9,7 @@ mod settings;
 mod stage;
 
 use crate::axis::UnitAxis;
+use crate::budget::Competing;
 use crate::importance::Importance;
 use crate::importance::activation::Norms;
 use crate::seed;
@@ -37,6 +39,8 @@ pub trait Technique: fmt::Debug + Send + Sync + 'static {
     const HEADS: bool = false;
     /// Whether `related` can say what goes with a layer of a model that was not traced.
     const DECLARABLE: bool = true;
+    /// Whether named layers that have no such units are passed over, as long as any has.
+    const PASSES_OVER: bool = false;
 
     /// Whether a recipe can name layers of this kind.
     fn takes(kind: LayerKind) -> bool;
@@ -56,9 +60,11 @@ pub trait Technique: fmt::Debug + Send + Sync + 'static {
 /// | key | default | why |
 /// |---|---|---|
 /// | `keep` | required | share of the units that stays, `ceil(keep n)` of them; or `keep_number`, how many of each group |
+/// | `budget` | none | in place of `keep`: the share of the whole model that stays, `{"flops": 0.5}` or `{"parameters": 0.5}`; how much each group loses follows from it: [`crate::budget`] |
+/// | `allocate` | `"importance"` | with `budget`, `"sensitivity"`: a scan measures how much of each group goes, importance decides which units |
 /// | `importance` | `"l1"` | needs no data; or `"l2"`, `"activation"`, `"movement"`, `"taylor"`, `"random"`: [`crate::importance`] |
 /// | `scope` | `"layer"` | the same share of each group; `"global"`: groups compete, each score relative to its group's mean |
-/// | `max_sparsity`, `min_sparsity` | 0.98, 0 | with `"global"`, limits of one group's share |
+/// | `max_sparsity`, `min_sparsity` | 0.98, 0 | with `"global"`, limits of one group's share; with `budget` `max_sparsity` alone, 0.8, of any layer's share |
 /// | `schedule` | at once | [`SparsitySchedule::read`](crate::sparsity_schedule::SparsitySchedule::read) |
 /// | `multiple_of` | 1 | what stays is rounded up until the consumers' columns (a convolution's channels) are a multiple; 8, 16 and 64 suit kernels |
 /// | `related` | none | layers that are expected to change with the named ones: checked, or used where the model was not traced |
@@ -190,6 +196,10 @@ impl<T: Technique> GroupPruning<T> {
             each: entries_of_a_unit(&cut.group),
             by: by.collect(),
             consumers: consumers.collect(),
+            place: cut.within.as_ref().and_then(|w| w.cost.place_of(name, cut.group.units)).unwrap_or(0),
+            readers: cut.group.with_role(Role::Consumes).count(),
+            within: cut.within.clone(),
+            floors: Competing::floors(&cut.group, self.settings.max_sparsity()),
             mask: keys.buffer(&key("mask", name))?,
             first: keys.buffer(&key("chosen", name)),
             scores: match self.settings.importance {

@@ -4,11 +4,13 @@ use super::related::{self, Pair};
 use super::settings::{Keep, Settings};
 use super::{Technique, consumer_axis, entries_of_a_unit};
 use crate::axis::UnitAxis;
+use crate::budget::{Allocate, Budget, Competing, Worth, lowest};
 use crate::importance::Importance;
 use crate::importance::activation::inputs_unseen;
 use crate::scope::Scope;
 use briquette_core::{
-    Dependencies, DimensionGroup, GroupCut, Member, ModelView, PlanBuilder, Problem, Role, Site,
+    Curve, Dependencies, DimensionGroup, GroupCut, Member, ModelView, PlanBuilder, Problem, Role, Site,
+    Within,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,11 +29,15 @@ pub(super) fn plan<T: Technique>(
     let pairs = related::pairs(&settings.related, model, &named, out);
     let Some(dependencies) = dependencies::<T>(settings, model, &named, &pairs, out) else { return };
     let mut cut: Vec<(&DimensionGroup, Vec<Site>)> = Vec::new();
+    let mut passed_over = Vec::new();
     for site in named {
         let group = match find::<T>(&dependencies, settings, &site) {
             Ok(group) => group,
             Err((key, problem)) => {
-                out.problem_at(key, &site, problem);
+                match T::PASSES_OVER {
+                    true => passed_over.push((key, site, problem)),
+                    false => out.problem_at(key, &site, problem),
+                }
                 continue;
             }
         };
@@ -44,9 +50,57 @@ pub(super) fn plan<T: Technique>(
             None => cut.push((group, vec![site])),
         }
     }
-    for (group, named) in cut {
-        plan_group(settings, model, group, named, out);
+    if cut.is_empty() {
+        passed_over.into_iter().for_each(|(key, site, problem)| out.problem_at(key, &site, problem));
     }
+    let within = match settings.budget().map(|budget| affordable(settings, budget, &dependencies, &cut)) {
+        Some(Err((key, problem))) => return out.problem(key, problem),
+        Some(Ok(within)) => Some(within),
+        None => None,
+    };
+    for (group, named) in cut {
+        plan_group(settings, model, group, named, within.as_ref(), out);
+    }
+}
+
+/// What the model costs, where its groups can become small enough for the budget.
+fn affordable(
+    settings: &Settings,
+    budget: Budget,
+    dependencies: &Dependencies,
+    cut: &[(&DimensionGroup, Vec<Site>)],
+) -> Result<Within, (&'static str, Problem)> {
+    let Some(cost) = &dependencies.cost else {
+        let text = "the model was not traced: nothing says what it costs";
+        return Err(("budget", Problem::Other(text.into())));
+    };
+    let most = settings.max_sparsity();
+    let competing = cut.iter().filter_map(|(group, _)| {
+        Some(Competing {
+            group: cost.place_of(&group.name, group.units)?,
+            worth: Worth::Loss(vec![0.0; group.units]),
+            losses: None,
+            step: settings.step(entries_of_a_unit(group)),
+            floors: Competing::floors(group, most),
+        })
+    });
+    let lowest = lowest(cost, budget.measure, &competing.collect::<Vec<_>>());
+    let reached = lowest / cost.whole(budget.measure).max(1.0);
+    if !cut.is_empty() && reached > budget.share {
+        // Rounded up, so that what is said can be reached.
+        let reached = (reached * 1000.0).ceil() / 1000.0;
+        let expected = format!(
+            "at least {reached}: that of the model's {} is left when every named group keeps {:.3} of its units",
+            budget.measure,
+            1.0 - most
+        );
+        return Err(("budget", Problem::Range { value: budget.share.to_string(), expected }));
+    }
+    let curve = match budget.allocate {
+        Allocate::Importance => Curve::Unused,
+        Allocate::Sensitivity => Curve::Open,
+    };
+    Ok(Within { cost: Arc::new(cost.clone()), curve })
 }
 
 /// What is known of the model, or else what the recipe says.
@@ -135,6 +189,7 @@ fn plan_group(
     model: &ModelView,
     group: &DimensionGroup,
     named: Vec<Site>,
+    within: Option<&Within>,
     out: &mut PlanBuilder<'_>,
 ) {
     let first = named.first().cloned();
@@ -165,7 +220,8 @@ fn plan_group(
         details.insert("ranked_by".into(), ranked_by);
     }
     let removed = settings.remove;
-    let cut = GroupCut { group: Arc::new(group.clone()), kept, named: named.into(), removed };
+    let group = Arc::new(group.clone());
+    let cut = GroupCut { group, kept, named: named.into(), removed, within: within.cloned() };
     consumers.into_iter().for_each(|site| out.step_in(site, details.clone(), cut.clone()));
 }
 

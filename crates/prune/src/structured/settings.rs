@@ -1,6 +1,7 @@
 //! Reading the settings that all methods on groups share.
 
 use super::related::Related;
+use crate::budget::{Budget, MAX_SPARSITY};
 use crate::importance::Importance;
 use crate::scope::Scope;
 use crate::selection::kept_count;
@@ -30,6 +31,8 @@ pub(super) enum Keep {
     Share(f64),
     /// So many of each group.
     Number(usize),
+    /// As many as the whole model can afford.
+    Within(Budget),
 }
 
 const IMPORTANCES: [(&str, Importance); 6] = [
@@ -45,8 +48,19 @@ impl Settings {
     pub(super) fn read(value: &Value, place: &str, heads: bool, out: &mut Diagnostics) -> Option<Self> {
         let before = out.len();
         let mut f = Fields::open(value, place, out)?;
-        let scope = Scope::read(&mut f, false, Scope::Layer, out);
-        let keep = read_keep(&mut f, &scope, out);
+        let within = f.has("budget");
+        let scope = match within {
+            true => scope_within(&mut f, out),
+            false => Scope::read(&mut f, false, Scope::Layer, out),
+        };
+        let keep = match within {
+            true => read_budget(&mut f, out),
+            false => read_keep(&mut f, &scope, out),
+        };
+        if f.raw("allocate").is_some() && !within {
+            let text = "`allocate` has an effect with a `budget` only";
+            out.add(f.place_of("allocate"), Problem::Conflict(text.into()));
+        }
         let importance = f.choice("importance", &IMPORTANCES, out).unwrap_or(Importance::L1);
         // Across groups the choice is made on the host.
         let every = if scope == Scope::Layer { 1 } else { 32 };
@@ -57,6 +71,9 @@ impl Settings {
         let heads = if heads { at_least_one(&mut f, "heads", out) } else { None };
         let related = Related::read(&mut f, out);
         let remove = f.optional("remove", out).unwrap_or(true);
+        if within {
+            check_within(&f, importance, remove, out);
+        }
         let arithmetics = [("paper", false), ("deepspeed", true)];
         let deepspeed = f.choice("arithmetic", &arithmetics, out).unwrap_or(false);
         f.finish(out);
@@ -76,7 +93,30 @@ impl Settings {
         match self.keep {
             Keep::Share(share) => self.rounded(kept_count(share, units), units, each),
             Keep::Number(number) => self.rounded(number.min(units), units, each),
+            Keep::Within(_) => units,
         }
+    }
+
+    /// What the whole model may cost, where the entry says that.
+    pub(super) fn budget(&self) -> Option<Budget> {
+        match self.keep {
+            Keep::Within(budget) => Some(budget),
+            _ => None,
+        }
+    }
+
+    /// Largest share of a group that may go where groups compete.
+    pub(super) fn max_sparsity(&self) -> f64 {
+        match self.scope {
+            Scope::Global { max_sparsity, .. } => max_sparsity,
+            _ => 1.0,
+        }
+    }
+
+    /// Units that go at a time so that the entries of the consumers, `each` for a unit, are a multiple of what was asked
+    /// for.
+    pub(super) fn step(&self, each: usize) -> usize {
+        (1..=self.multiple_of).find(|n| (n * each).is_multiple_of(self.multiple_of)).unwrap_or(1)
     }
 
     /// `kept`, rounded up until their entries are a multiple of what was asked for, or all stay.
@@ -93,10 +133,16 @@ impl Settings {
         match (kept, self.keep) {
             (Some(kept), _) => details.insert("kept".into(), json!(kept)),
             (None, Keep::Share(share)) => details.insert("keep".into(), json!(share)),
-            (None, Keep::Number(_)) => None,
+            (None, Keep::Number(_) | Keep::Within(_)) => None,
         };
+        if let Keep::Within(budget) = self.keep {
+            budget.details(&mut details);
+        }
         details.insert("importance".into(), json!(word));
-        self.scope.details(&mut details);
+        match (self.budget(), self.max_sparsity()) {
+            (Some(_), most) => _ = details.insert("max_sparsity".into(), json!(most)),
+            (None, _) => self.scope.details(&mut details),
+        }
         self.schedule.details(&mut details);
         if self.multiple_of > 1 {
             details.insert("multiple_of".into(), json!(self.multiple_of));
@@ -105,6 +151,44 @@ impl Settings {
             details.insert("remove".into(), json!(false));
         }
         details
+    }
+}
+
+/// Groups share a budget; `max_sparsity` limits what one of them loses.
+fn scope_within(f: &mut Fields<'_>, out: &mut Diagnostics) -> Scope {
+    for key in ["scope", "min_sparsity"] {
+        if f.raw(key).is_some() {
+            let text = format!("groups share a budget; an entry with one has no `{key}`");
+            out.add(f.place_of(key), Problem::Conflict(text));
+        }
+    }
+    let most = f.optional::<f64>("max_sparsity", out).unwrap_or(MAX_SPARSITY);
+    if !(0.0..1.0).contains(&most) {
+        let expected = "a share of at least 0 and under 1".into();
+        out.add(f.place_of("max_sparsity"), Problem::Range { value: most.to_string(), expected });
+    }
+    Scope::Global { max_sparsity: most, min_sparsity: 0.0 }
+}
+
+fn read_budget(f: &mut Fields<'_>, out: &mut Diagnostics) -> Option<Keep> {
+    for key in ["keep", "keep_number"] {
+        if f.raw(key).is_some() {
+            let text = format!("`{key}` and `budget` are two ways to say it; an entry has one of them");
+            out.add(f.place_of(key), Problem::Conflict(text));
+        }
+    }
+    Budget::read(f, out).map(Keep::Within)
+}
+
+/// What goes with no budget.
+fn check_within(f: &Fields<'_>, importance: Importance, remove: bool, out: &mut Diagnostics) {
+    if importance == Importance::Movement {
+        let text = "learned scores have no zero: nothing says how much more one unit is worth than another";
+        out.add(f.place_of("importance"), Problem::Conflict(text.into()));
+    }
+    if !remove {
+        let text = "what stays as zeros costs what it did: a budget is kept by removing";
+        out.add(f.place_of("remove"), Problem::Conflict(text.into()));
     }
 }
 

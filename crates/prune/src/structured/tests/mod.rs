@@ -1,10 +1,11 @@
 //! Plans and the life of masks, on a model small enough to check by hand.
 
 mod at_work;
+mod budgets;
 mod plans;
 
 use super::*;
-use crate::methods::{ChannelPruning, HeadPruning, RowPruning, WidthPruning};
+use crate::methods::{ChannelPruning, HeadPruning, RowPruning, StructurePruning, WidthPruning};
 use crate::test_kit::{
     Run, Weights, convolution, dependencies, group, lines, member, plan, site, uneven, view,
 };
@@ -114,9 +115,13 @@ fn units<B: Backend>(run: &Run<B>, group: &str) -> Vec<usize> {
 }
 
 /// Names of those types, which only documentation uses otherwise.
-const NAMES: [&str; 4] = [RowPruning::NAME, HeadPruning::NAME, ChannelPruning::NAME, WidthPruning::NAME];
+const NAMES: [&str; 5] =
+    [RowPruning::NAME, HeadPruning::NAME, ChannelPruning::NAME, WidthPruning::NAME, StructurePruning::NAME];
 
 #[test]
 fn names_are_the_keys() {
-    assert_eq!(NAMES, ["row_pruning", "head_pruning", "channel_pruning", "width_pruning"]);
+    assert_eq!(
+        NAMES,
+        ["row_pruning", "head_pruning", "channel_pruning", "width_pruning", "structure_pruning"]
+    );
 }
