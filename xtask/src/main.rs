@@ -5,33 +5,34 @@
 
 mod bench;
 mod check;
+mod options;
 mod quality;
 mod trained;
 
+use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: cargo xtask check           layers, module docs, lengths, printing, unsafe, words, results
-       cargo xtask quality SUITE   compress real models, measure them, write docs/results/SUITE.json
-       cargo xtask trained SUITE   the same with training, over several seeds
-       cargo xtask bench-cpu       time all forms of a model on the processor, write docs/results/speed_cpu_bert.json";
+/// Tasks of the repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Layers, module docs, lengths, printing, unsafe, words, results.
+    Check,
+    /// Compress real models, measure them, write docs/results/SUITE.json.
+    Quality(quality::Options),
+    /// The same with training, over several seeds.
+    Trained(trained::Options),
+    /// Time all forms of a model on the processor, write docs/results/speed_cpu_bert.json.
+    BenchCpu(bench::Options),
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["check"] => report(),
-        ["quality", ..] => ended(quality::run(&arguments[1..])),
-        ["bench-cpu", ..] => ended(bench::run(&bench::cpu::SUITE, "cpu", &arguments[1..])),
-        ["trained", ..] => ended(trained::run(&arguments[1..])),
-        ["help" | "--help" | "-h"] => {
-            println!("{USAGE}");
-            ExitCode::SUCCESS
-        }
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
+    match Task::parse() {
+        Task::Check => report(),
+        Task::Quality(options) => ended(quality::run(&options)),
+        Task::Trained(options) => ended(trained::run(&options)),
+        Task::BenchCpu(options) => ended(bench::run(&bench::cpu::SUITE, &options)),
     }
 }
 

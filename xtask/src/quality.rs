@@ -1,8 +1,9 @@
 //! `cargo xtask quality`: compresses real models by the recipes of this repository (and any folder of
 //! DeepSpeed recipes beside the data), measures each reloaded artefact, and writes a result file.
 
+use crate::options::{Common, command, json};
+use clap::builder::PossibleValuesParser;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -98,78 +99,40 @@ const SUITES: &[(&str, Suite)] = &[
 ];
 
 /// How to run.
-struct Options {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// What to measure.
+    #[arg(value_parser = PossibleValuesParser::new(SUITES.iter().map(|(name, _)| *name)))]
     suite: String,
-    program: PathBuf,
-    shared: PathBuf,
-    recipes: PathBuf,
-    backend: String,
-    commit: String,
-    out: PathBuf,
+    #[command(flatten)]
+    common: Common,
 }
 
-/// Runs the suite that the arguments name.
-pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let options = Options::parse(arguments)?;
-    let (_, suite) = SUITES.iter().find(|(name, _)| *name == options.suite).ok_or_else(usage)?;
-    let scratch = std::env::temp_dir().join(format!("briquette-quality-{}", std::process::id()));
+/// Runs a suite.
+pub(crate) fn run(options: &Options) -> Result<(), String> {
+    let (_, suite) = SUITES.iter().find(|(name, _)| *name == options.suite).expect("checked when parsed");
+    let scratch = options.common.scratch();
     std::fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
-    let rows = suite.recipes.iter().map(|recipe| row(&options, suite, recipe, &scratch));
+    let rows = suite.recipes.iter().map(|recipe| row(&options.common, suite, recipe, &scratch));
     let rows = rows.collect::<Result<Vec<Value>, String>>();
     // Best effort: a leftover folder harms nothing, and the rows are what counts.
     let _ = std::fs::remove_dir_all(&scratch);
-    write(&options, suite, rows?, arguments)
-}
-
-fn usage() -> String {
-    let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
-    format!(
-        "usage: cargo xtask quality SUITE [--program BRIQUETTE] [--shared DIR] [--recipes DIR] [--backend cpu|wgpu|cuda]\n       \
-         [--commit ID] [--out FILE.json]\nsuites: {}",
-        names.join(", ")
-    )
-}
-
-impl Options {
-    fn parse(arguments: &[String]) -> Result<Self, String> {
-        let (suite, rest) = arguments.split_first().ok_or_else(usage)?;
-        let mut given: HashMap<&str, &str> = HashMap::new();
-        for pair in rest.chunks(2) {
-            match pair {
-                [key, value] if key.starts_with("--") => given.insert(&key[2..], value),
-                _ => return Err(usage()),
-            };
-        }
-        let mut take = |key: &str, default: &str| given.remove(key).unwrap_or(default).to_string();
-        let root =
-            Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository's root");
-        let at = |path: &str| root.join(path).display().to_string();
-        let options = Self {
-            program: take("program", &at("target/release/briquette")).into(),
-            shared: take("shared", &std::env::var("BRIQUETTE_DATA").unwrap_or_else(|_| at("../shared")))
-                .into(),
-            recipes: take("recipes", &at("recipes")).into(),
-            backend: take("backend", "cpu"),
-            commit: take("commit", "unknown"),
-            out: take("out", &at(&format!("docs/results/{suite}.json"))).into(),
-            suite: suite.clone(),
-        };
-        if given.is_empty() { Ok(options) } else { Err(usage()) }
-    }
+    write(options, suite, rows?)
 }
 
 /// Compresses by one recipe and measures; the row of the table.
-fn row(options: &Options, suite: &Suite, recipe: &str, scratch: &Path) -> Result<Value, String> {
-    let file = match recipe.strip_prefix("deepspeed/") {
-        Some(name) => options.shared.join("recipes").join(format!("{name}.json")),
-        None => options.recipes.join(format!("{recipe}.json")),
-    };
-    let (artefact, json) = (scratch.join("artefact"), scratch.join("report.json"));
+fn row(options: &Common, suite: &Suite, recipe: &str, scratch: &Path) -> Result<Value, String> {
+    let (artefact, report) = (scratch.join("artefact"), scratch.join("report.json"));
     let mut command = Command::new(&options.program);
-    command.args(["compress", "--model"]).arg(options.shared.join("models").join(suite.model));
-    command.arg("--recipe").arg(&file).arg("--out").arg(&artefact).arg("--json").arg(&json);
-    command.arg("--eval").arg(options.shared.join("data").join(suite.data));
-    command.args(["--backend", &options.backend]);
+    command.args(["compress", "--model"]).arg(options.model(suite.model));
+    command
+        .arg("--recipe")
+        .arg(options.recipe(recipe))
+        .arg("--out")
+        .arg(&artefact)
+        .arg("--json")
+        .arg(&report);
+    command.arg("--eval").arg(options.data(suite.data)).args(["--backend", &options.backend]);
     if let Some(lines) = suite.calib.filter(|_| recipe.contains("static")) {
         command.arg("--calib").arg(calibration(options, lines, scratch)?);
     }
@@ -178,14 +141,12 @@ fn row(options: &Options, suite: &Suite, recipe: &str, scratch: &Path) -> Result
     if !done.status.success() {
         return Err(format!("{recipe}: {}", String::from_utf8_lossy(&done.stderr)));
     }
-    let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
-    let report: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", json.display()))?;
-    Ok(summary(recipe, &report))
+    Ok(summary(recipe, &json(&report)?))
 }
 
 /// The first sentences of the training data.
-fn calibration(options: &Options, lines: usize, scratch: &Path) -> Result<PathBuf, String> {
-    let source = options.shared.join("data/sst2/train.tsv");
+fn calibration(options: &Common, lines: usize, scratch: &Path) -> Result<PathBuf, String> {
+    let source = options.data("sst2/train.tsv");
     let text = std::fs::read_to_string(&source).map_err(|e| format!("{}: {e}", source.display()))?;
     let head: String = text.split_inclusive('\n').take(lines + 1).collect();
     let path = scratch.join("calibration.tsv");
@@ -212,24 +173,19 @@ fn summary(recipe: &str, report: &Value) -> Value {
     Value::Object(row)
 }
 
-fn write(options: &Options, suite: &Suite, rows: Vec<Value>, arguments: &[String]) -> Result<(), String> {
+fn write(options: &Options, suite: &Suite, rows: Vec<Value>) -> Result<(), String> {
     let first = |key: &str| rows.first().map_or(Value::Null, |r| r[key].clone());
-    let named = arguments.iter().map(|a| a.rsplit('/').next().unwrap_or(a));
-    let command = format!("cargo xtask quality {}", named.collect::<Vec<_>>().join(" "));
     let value = json!({
-        "command": command,
-        "commit": options.commit,
+        "command": command(),
+        "commit": options.common.commit,
         "seed": first("seed"),
         "device": first("device"),
-        "backend": options.backend,
+        "backend": options.common.backend,
         "model": suite.model,
         "data": suite.data,
         "rows": rows,
     });
-    std::fs::write(&options.out, format!("{value:#}\n"))
-        .map_err(|e| format!("{}: {e}", options.out.display()))?;
-    let table = options.out.with_extension("md");
-    std::fs::write(&table, markdown(options, suite, &value)).map_err(|e| format!("{}: {e}", table.display()))
+    options.common.write(&options.suite, &value, &markdown(options, suite, &value))
 }
 
 fn markdown(options: &Options, suite: &Suite, value: &Value) -> String {
@@ -256,11 +212,11 @@ mod tests {
 
     #[test]
     fn unknown_options_are_refused() {
-        let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
-        assert!(Options::parse(&words("resnet20 --backend cuda --commit abc")).is_ok());
-        assert!(Options::parse(&words("resnet20 --speed fast")).is_err());
-        assert!(Options::parse(&[]).is_err());
-        assert!(run(&words("no_such_suite")).is_err());
+        use crate::options::parse;
+        assert!(parse::<Options>("resnet20 --backend cuda --commit abc").is_ok());
+        for wrong in ["resnet20 --speed fast", "", "no_such_suite", "resnet20 --backend abacus"] {
+            assert!(parse::<Options>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

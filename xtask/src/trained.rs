@@ -1,8 +1,11 @@
 //! `cargo xtask trained`: trains real models by recipes with several seeds, measures each reloaded artefact, and writes
 //! a result file with means and spreads.
 
+use crate::options::{Common, command, json};
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -112,33 +115,39 @@ const SUITES: &[(&str, Suite)] = &[
 ];
 
 /// How to run.
-struct Options {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// What to train.
+    #[arg(value_parser = PossibleValuesParser::new(SUITES.iter().map(|(name, _)| *name)))]
     suite: String,
-    rows: Option<Vec<String>>,
+    /// Names of rows, if not all.
+    #[arg(long, value_name = "NAME;NAME", value_delimiter = ';')]
+    rows: Vec<String>,
+    /// What each row is trained with, once each.
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [0, 1, 2])]
     seeds: Vec<u64>,
-    jobs: usize,
-    program: PathBuf,
-    shared: PathBuf,
-    recipes: PathBuf,
+    /// Trainings side by side.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
+    /// Folder with compiled kernels, copied for each job.
+    #[arg(long, value_name = "DIR")]
     warm: Option<PathBuf>,
-    backend: String,
-    commit: String,
-    out: PathBuf,
-    scratch: PathBuf,
+    #[command(flatten)]
+    common: Common,
 }
 
-pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let options = Options::parse(arguments)?;
-    let (_, suite) = SUITES.iter().find(|(name, _)| *name == options.suite).ok_or_else(usage)?;
-    let wanted = |row: &&Row| options.rows.as_ref().is_none_or(|rows| rows.iter().any(|r| r == row.name));
+/// Runs a suite.
+pub(crate) fn run(options: &Options) -> Result<(), String> {
+    let (_, suite) = SUITES.iter().find(|(name, _)| *name == options.suite).expect("checked when parsed");
+    let wanted = |row: &&Row| options.rows.is_empty() || options.rows.iter().any(|r| r == row.name);
     let rows: Vec<&Row> = suite.rows.iter().filter(wanted).collect();
     let mut done = HashMap::new();
     for later in [false, true] {
         let wave = rows.iter().filter(|r| r.from.is_some() == later);
         let jobs: Vec<(&Row, u64)> = wave.flat_map(|r| options.seeds.iter().map(|s| (*r, *s))).collect();
-        done.extend(all(&options, suite, &jobs)?);
+        done.extend(all(options, suite, &jobs)?);
         // Written as soon as there is something: a long run that is cut off keeps its first half.
-        write(&options, suite, &rows, &done, arguments)?;
+        write(options, suite, &rows, &done)?;
     }
     Ok(())
 }
@@ -147,10 +156,10 @@ type Done = HashMap<(&'static str, u64), Value>;
 
 /// Runs jobs side by side.
 fn all(options: &Options, suite: &Suite, jobs: &[(&Row, u64)]) -> Result<Done, String> {
-    let train = training_file(options, suite)?;
+    let train = training_file(&options.common, suite)?;
     let (next, done, failed) = (AtomicUsize::new(0), Mutex::new(Done::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for worker in 0..options.jobs {
+        for worker in 0..options.jobs.get() {
             let (next, done, failed, train) = (&next, &done, &failed, &train);
             scope.spawn(move || {
                 while let Some((row, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -178,27 +187,18 @@ fn one(
     train: &Path,
     worker: usize,
 ) -> Result<Value, String> {
-    let folder = |row: &str| {
-        options.scratch.join(format!("{}-{seed}", row.replace(|c: char| !c.is_alphanumeric(), "_")))
-    };
-    let teacher = options.shared.join("models").join(suite.model);
+    let (common, scratch) = (&options.common, options.common.scratch());
+    let folder =
+        |row: &str| scratch.join(format!("{}-{seed}", row.replace(|c: char| !c.is_alphanumeric(), "_")));
+    let teacher = common.model(suite.model);
     let model = row.from.map_or(teacher.clone(), folder);
-    let (out, json) = (folder(row.name), folder(row.name).with_extension("json"));
-    let recipe = match row.recipe.strip_prefix("deepspeed/") {
-        Some(name) => options.shared.join("recipes").join(format!("{name}.json")),
-        None => options.recipes.join(format!("{}.json", row.recipe)),
-    };
-    let data = |name: &str| options.shared.join("data").join(name);
-    let mut command = Command::new(&options.program);
+    let (out, report) = (folder(row.name), folder(row.name).with_extension("json"));
+    let recipe = common.recipe(row.recipe);
+    let mut command = Command::new(&common.program);
     command.current_dir(desk(options, worker)?);
     command.arg("compress").arg("--model").arg(model).arg("--recipe").arg(&recipe).arg("--out").arg(&out);
-    command
-        .arg("--json")
-        .arg(&json)
-        .arg("--eval")
-        .arg(data(suite.eval))
-        .args(["--backend", &options.backend]);
-    command.args(["--seed", &seed.to_string()]);
+    command.arg("--json").arg(&report).arg("--eval").arg(common.data(suite.eval));
+    command.args(["--backend", &common.backend, "--seed", &seed.to_string()]);
     let text = std::fs::read_to_string(&recipe).map_err(|e| format!("{}: {e}", recipe.display()))?;
     if row.epochs.is_some() || text.contains("\"epochs\"") || text.contains("\"layer_by_layer\"") {
         command.arg("--train").arg(train).arg("--teacher").arg(&teacher);
@@ -206,12 +206,11 @@ fn one(
     if let Some(epochs) = row.epochs {
         command.args(["--epochs", epochs]);
     }
-    let done = command.output().map_err(|e| format!("{}: {e}", options.program.display()))?;
+    let done = command.output().map_err(|e| format!("{}: {e}", common.program.display()))?;
     if !done.status.success() {
         return Err(format!("{}, seed {seed}: {}", row.name, String::from_utf8_lossy(&done.stderr)));
     }
-    let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
-    let report: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", json.display()))?;
+    let report = json(&report)?;
     let training = &report["training"];
     Ok(json!({
         "seed": seed,
@@ -223,24 +222,24 @@ fn one(
 }
 
 /// The training data as one file.
-fn training_file(options: &Options, suite: &Suite) -> Result<PathBuf, String> {
-    let path = |name: &str| options.shared.join("data").join(name);
+fn training_file(options: &Common, suite: &Suite) -> Result<PathBuf, String> {
     if let [one] = suite.train {
-        return Ok(path(one));
+        return Ok(options.data(one));
     }
-    let whole = options.scratch.join(suite.train.join("+").replace('/', "_"));
-    std::fs::create_dir_all(&options.scratch).map_err(|e| format!("{}: {e}", options.scratch.display()))?;
+    let scratch = options.scratch();
+    std::fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
     let mut bytes = Vec::new();
-    for file in suite.train.iter().map(|name| path(name)) {
+    for file in suite.train.iter().map(|name| options.data(name)) {
         bytes.extend(std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?);
     }
+    let whole = scratch.join(suite.train.join("+").replace('/', "_"));
     std::fs::write(&whole, bytes).map_err(|e| format!("{}: {e}", whole.display()))?;
     Ok(whole)
 }
 
 /// A worker's own folder, so that compiled kernels of one are not overwritten by another.
 fn desk(options: &Options, worker: usize) -> Result<PathBuf, String> {
-    let desk = options.scratch.join(format!("worker-{worker}"));
+    let desk = options.common.scratch().join(format!("worker-{worker}"));
     if desk.is_dir() {
         return Ok(desk);
     }
@@ -255,76 +254,19 @@ fn desk(options: &Options, worker: usize) -> Result<PathBuf, String> {
     Ok(desk)
 }
 
-fn usage() -> String {
-    let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
-    format!(
-        "usage: cargo xtask trained SUITE [--rows NAME;NAME] [--seeds 0,1,2] [--jobs N] [--program BRIQUETTE] [--shared DIR]\n       \
-         [--recipes DIR] [--warm DIR] [--backend cpu|wgpu|cuda] [--commit ID] [--scratch DIR] [--out FILE.json]\nsuites: {}",
-        names.join(", ")
-    )
-}
-
-impl Options {
-    fn parse(arguments: &[String]) -> Result<Self, String> {
-        let (suite, rest) = arguments.split_first().ok_or_else(usage)?;
-        let mut given: HashMap<&str, &str> = HashMap::new();
-        for pair in rest.chunks(2) {
-            match pair {
-                [key, value] if key.starts_with("--") => given.insert(&key[2..], value),
-                _ => return Err(usage()),
-            };
-        }
-        let mut take = |key: &str, default: &str| given.remove(key).unwrap_or(default).to_string();
-        let root =
-            Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository's root");
-        let at = |path: &str| root.join(path).display().to_string();
-        let shared = std::env::var("BRIQUETTE_DATA").unwrap_or_else(|_| at("../shared"));
-        let scratch = std::env::temp_dir().join(format!("briquette-trained-{}", std::process::id()));
-        let some = |text: String| Some(text).filter(|t| !t.is_empty());
-        let options = Self {
-            rows: some(take("rows", "")).map(|rows| rows.split(';').map(String::from).collect()),
-            seeds: take("seeds", "0,1,2")
-                .split(',')
-                .map(|s| s.parse().map_err(|_| usage()))
-                .collect::<Result<_, _>>()?,
-            jobs: take("jobs", "1").parse().ok().filter(|n| *n > 0).ok_or_else(usage)?,
-            program: take("program", &at("target/release/briquette")).into(),
-            shared: take("shared", &shared).into(),
-            recipes: take("recipes", &at("recipes")).into(),
-            warm: some(take("warm", "")).map(PathBuf::from),
-            backend: take("backend", "cpu"),
-            commit: take("commit", "unknown"),
-            scratch: take("scratch", &scratch.display().to_string()).into(),
-            out: take("out", &at(&format!("docs/results/{suite}.json"))).into(),
-            suite: suite.clone(),
-        };
-        if given.is_empty() { Ok(options) } else { Err(usage()) }
-    }
-}
-
-fn write(
-    options: &Options,
-    suite: &Suite,
-    rows: &[&Row],
-    done: &Done,
-    arguments: &[String],
-) -> Result<(), String> {
-    let named = arguments.iter().map(|a| a.rsplit('/').next().unwrap_or(a));
-    let command = format!("cargo xtask trained {}", named.collect::<Vec<_>>().join(" "));
-    let rows: Vec<Value> = rows.iter().filter_map(|row| summary(row, options, done)).collect();
+fn write(options: &Options, suite: &Suite, rows: &[&Row], done: &Done) -> Result<(), String> {
+    let rows: Vec<Value> = rows.iter().filter_map(|row| summary(row, &options.seeds, done)).collect();
     let device = rows.first().map_or(Value::Null, |r| r["runs"][0]["device"].clone());
     let value = json!({
-        "command": command, "commit": options.commit, "seed": options.seeds, "device": device,
-        "backend": options.backend, "model": suite.model, "train": suite.train.join(" + "), "data": suite.eval, "rows": rows,
+        "command": command(), "commit": options.common.commit, "seed": options.seeds, "device": device,
+        "backend": options.common.backend, "model": suite.model, "train": suite.train.join(" + "),
+        "data": suite.eval, "rows": rows,
     });
-    std::fs::write(&options.out, format!("{value:#}\n"))
-        .map_err(|e| format!("{}: {e}", options.out.display()))?;
-    let table = options.out.with_extension("md");
-    std::fs::write(&table, markdown(&options.suite, &value)).map_err(|e| format!("{}: {e}", table.display()))
+    options.common.write(&options.suite, &value, &markdown(&options.suite, &value))
 }
 
-fn summary(row: &Row, options: &Options, done: &Done) -> Option<Value> {
-    let runs: Vec<&Value> = options.seeds.iter().filter_map(|s| done.get(&(row.name, *s))).collect();
+fn summary(row: &Row, seeds: &[u64], done: &Done) -> Option<Value> {
+    let runs: Vec<&Value> = seeds.iter().filter_map(|s| done.get(&(row.name, *s))).collect();
     let values: Vec<f64> = runs.iter().filter_map(|r| r["after"].as_f64()).collect();
     if values.is_empty() {
         return None;
@@ -372,11 +314,14 @@ mod tests {
 
     #[test]
     fn unknown_options_are_refused() {
-        let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
-        assert!(Options::parse(&words("trained_bert --seeds 0,5 --jobs 2")).is_ok());
-        assert!(Options::parse(&words("trained_bert --seeds a")).is_err());
-        assert!(Options::parse(&words("trained_bert --speed fast")).is_err());
-        assert!(run(&words("no_such_suite")).is_err());
+        use crate::options::parse;
+        let options = parse::<Options>("trained_bert --seeds 0,5 --jobs 2 --rows W1A8;W2A8").expect("good");
+        assert_eq!((options.seeds, options.rows), (vec![0, 5], vec!["W1A8".into(), "W2A8".into()]));
+        assert_eq!(parse::<Options>("trained_bert").expect("good").seeds, [0, 1, 2]);
+        for wrong in ["--seeds a", "--speed fast", "--jobs 0"] {
+            assert!(parse::<Options>(&format!("trained_bert {wrong}")).is_err(), "{wrong}");
+        }
+        assert!(parse::<Options>("no_such_suite").is_err());
     }
 
     #[test]
@@ -397,12 +342,11 @@ mod tests {
 
     #[test]
     fn rows_are_averaged_over_their_seeds() {
-        let options = Options::parse(&["trained_bert".into()]).expect("defaults");
         let run = |value: f64| json!({"after": value, "steps": 10, "seconds": 5.0, "device": "d"});
         let done = Done::from([(("a", 0), run(0.5)), (("a", 2), run(0.7))]);
-        let found = summary(&row("a", "r"), &options, &done).expect("two runs");
+        let found = summary(&row("a", "r"), &[0, 1, 2], &done).expect("two runs");
         assert!((found["mean"].as_f64().expect("a number") - 0.6).abs() < 1e-12);
-        assert!(summary(&row("b", "r"), &options, &done).is_none());
+        assert!(summary(&row("b", "r"), &[0, 1, 2], &done).is_none());
         let value = json!({"rows": [found]});
         assert!(markdown("t", &value).contains("| a | r | 0.6000 | 0.5000 | 0.7000 | 2 | 10 | 2.0 |"));
     }

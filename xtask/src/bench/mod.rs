@@ -6,9 +6,11 @@
 
 pub(crate) mod cpu;
 
+use crate::options::{Common, at, command};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// What is timed.
@@ -43,32 +45,34 @@ pub(crate) struct Suite {
 }
 
 /// How to run.
-struct Options {
-    program: PathBuf,
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The Python that has onnxruntime; without it those rows are left out.
+    #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
-    shared: PathBuf,
-    recipes: PathBuf,
-    backend: String,
-    commit: String,
-    rounds: usize,
-    out: PathBuf,
-    scratch: PathBuf,
+    /// How often each contender is run at each shape.
+    #[arg(long, value_name = "N", default_value_t = FIVE)]
+    rounds: NonZeroUsize,
+    #[command(flatten)]
+    common: Common,
 }
+
+const FIVE: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
 
 /// Milliseconds by contender and shape, one for each round.
 type Times = HashMap<(&'static str, Shape), Vec<f64>>;
 
 /// Measures a suite and writes its files.
-pub(crate) fn run(suite: &Suite, backend: &str, arguments: &[String]) -> Result<(), String> {
-    let options = Options::parse(suite, backend, arguments)?;
-    std::fs::create_dir_all(&options.scratch).map_err(|e| format!("{}: {e}", options.scratch.display()))?;
-    let present: Vec<&Contender> = suite.contenders.iter().filter(|c| ready(&options, suite, c)).collect();
+pub(crate) fn run(suite: &Suite, options: &Options) -> Result<(), String> {
+    let scratch = options.common.scratch();
+    std::fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
+    let present: Vec<&Contender> = suite.contenders.iter().filter(|c| ready(options, suite, c)).collect();
     let (mut times, mut device) = (Times::new(), Value::Null);
-    for round in 0..options.rounds {
+    for round in 0..options.rounds.get() {
         eprintln!("round {} of {}", round + 1, options.rounds);
         for shape in suite.shapes {
             for contender in &present {
-                let value = once(&options, suite, contender, *shape)?;
+                let value = once(options, suite, contender, *shape)?;
                 let ms = value["min_ms"].as_f64().ok_or(format!("{}: no time", contender.name))?;
                 times.entry((contender.name, *shape)).or_default().push(ms);
                 if matches!(contender.kind, Kind::Float) {
@@ -78,50 +82,12 @@ pub(crate) fn run(suite: &Suite, backend: &str, arguments: &[String]) -> Result<
         }
     }
     // Best effort: leftovers harm nothing.
-    let _ = std::fs::remove_dir_all(&options.scratch);
-    write(&options, suite, &times, device, arguments)
+    let _ = std::fs::remove_dir_all(&scratch);
+    write(options, suite, &times, device)
 }
 
-impl Options {
-    fn parse(suite: &Suite, backend: &str, arguments: &[String]) -> Result<Self, String> {
-        let usage = || {
-            "usage: [--program BRIQUETTE] [--python PYTHON] [--shared DIR] [--recipes DIR] [--backend NAME] [--commit ID] \
-             [--rounds N] [--out FILE.json]"
-                .to_string()
-        };
-        let mut given: HashMap<&str, &str> = HashMap::new();
-        for pair in arguments.chunks(2) {
-            match pair {
-                [key, value] if key.starts_with("--") => given.insert(&key[2..], value),
-                _ => return Err(usage()),
-            };
-        }
-        let mut take = |key: &str, default: &str| given.remove(key).unwrap_or(default).to_string();
-        let root =
-            Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository's root");
-        let at = |path: &str| root.join(path).display().to_string();
-        let options = Self {
-            program: take("program", &at("target/release/briquette")).into(),
-            python: take("python", "python3").into(),
-            shared: take("shared", &std::env::var("BRIQUETTE_DATA").unwrap_or_else(|_| at("../shared")))
-                .into(),
-            recipes: take("recipes", &at("recipes")).into(),
-            backend: take("backend", backend),
-            commit: take("commit", "unknown"),
-            rounds: take("rounds", "5").parse().map_err(|_| usage())?,
-            out: take("out", &at(&format!("docs/results/{}.json", suite.name))).into(),
-            scratch: std::env::temp_dir().join(format!("briquette-bench-{}", std::process::id())),
-        };
-        if given.is_empty() && options.rounds > 0 { Ok(options) } else { Err(usage()) }
-    }
-
-    fn model(&self, suite: &Suite) -> PathBuf {
-        self.shared.join("models").join(suite.model)
-    }
-
-    fn script() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/python/bench_onnxruntime.py")
-    }
+fn script() -> PathBuf {
+    at("tests/python/bench_onnxruntime.py")
 }
 
 /// Makes what the contender runs on; false, with a line that says so, where that cannot be had.
@@ -129,16 +95,16 @@ fn ready(options: &Options, suite: &Suite, contender: &Contender) -> bool {
     let mut command = match contender.kind {
         Kind::Float => return true,
         Kind::Recipe(recipe) => {
-            let mut command = Command::new(&options.program);
-            command.args(["compress", "--model"]).arg(options.model(suite)).arg("--recipe");
-            command.arg(options.recipes.join(format!("{recipe}.json")));
-            command.arg("--out").arg(options.scratch.join(recipe));
+            let mut command = Command::new(&options.common.program);
+            command.args(["compress", "--model"]).arg(options.common.model(suite.model)).arg("--recipe");
+            command.arg(options.common.recipe(recipe));
+            command.arg("--out").arg(options.common.scratch().join(recipe));
             command
         }
         Kind::OnnxRuntime(form) => {
             let mut command = Command::new(&options.python);
-            command.arg(Options::script()).arg("export").arg(options.model(suite));
-            command.arg(form).arg(options.scratch.join(form));
+            command.arg(script()).arg("export").arg(options.common.model(suite.model));
+            command.arg(form).arg(options.common.scratch().join(form));
             command
         }
     };
@@ -157,23 +123,25 @@ fn ready(options: &Options, suite: &Suite, contender: &Contender) -> bool {
 
 /// Times one contender at one shape, in a process of its own.
 fn once(options: &Options, suite: &Suite, contender: &Contender, shape: Shape) -> Result<Value, String> {
-    let json = options.scratch.join("time.json");
+    let json = options.common.scratch().join("time.json");
     let [batch, seq] = shape.map(|n| n.to_string());
     let mut command = match contender.kind {
         Kind::OnnxRuntime(form) => {
             let mut command = Command::new(&options.python);
-            command.arg(Options::script()).arg("time").arg(options.scratch.join(form));
+            command.arg(script()).arg("time").arg(options.common.scratch().join(form));
             command
         }
         Kind::Float => {
-            let mut command = Command::new(&options.program);
-            command.args(["bench", "--backend", &options.backend, "--model"]).arg(options.model(suite));
+            let mut command = Command::new(&options.common.program);
+            command
+                .args(["bench", "--backend", &options.common.backend, "--model"])
+                .arg(options.common.model(suite.model));
             command
         }
         Kind::Recipe(recipe) => {
-            let mut command = Command::new(&options.program);
-            command.args(["bench", "--backend", &options.backend, "--model"]);
-            command.arg(options.scratch.join(recipe));
+            let mut command = Command::new(&options.common.program);
+            command.args(["bench", "--backend", &options.common.backend, "--model"]);
+            command.arg(options.common.scratch().join(recipe));
             command
         }
     };
@@ -214,15 +182,7 @@ fn written(shape: Shape) -> String {
     format!("{}x{}", shape[0], shape[1])
 }
 
-fn write(
-    options: &Options,
-    suite: &Suite,
-    times: &Times,
-    device: Value,
-    arguments: &[String],
-) -> Result<(), String> {
-    let named = arguments.iter().map(|a| a.rsplit('/').next().unwrap_or(a));
-    let command = format!("cargo xtask bench-{} {}", options.backend, named.collect::<Vec<_>>().join(" "));
+fn write(options: &Options, suite: &Suite, times: &Times, device: Value) -> Result<(), String> {
     let rows = suite.contenders.iter().flat_map(|c| suite.shapes.iter().map(move |s| (c.name, *s)));
     let rows = rows.filter_map(|(name, shape)| times.get(&(name, shape)).map(|ms| (name, shape, ms)));
     let row = |(name, shape, ms): (&str, Shape, &Vec<f64>)| json!({"what": name, "shape": written(shape), "median_ms": median(ms), "ms": ms});
@@ -232,21 +192,18 @@ fn write(
         Some(json!({"time_of": of, "by_time_of": by, "shape": written(shape), "ratio": value}))
     });
     let value = json!({
-        "command": command.trim_end(),
-        "commit": options.commit,
+        "command": command(),
+        "commit": options.common.commit,
         "seed": 0,
         "device": device,
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
         "data": "token ids drawn by a formula",
         "model": suite.model,
-        "rounds": options.rounds,
+        "rounds": options.rounds.get(),
         "rows": rows.map(row).collect::<Vec<_>>(),
         "ratios": ratios.collect::<Vec<_>>(),
     });
-    std::fs::write(&options.out, format!("{value:#}\n"))
-        .map_err(|e| format!("{}: {e}", options.out.display()))?;
-    let table = options.out.with_extension("md");
-    std::fs::write(&table, markdown(suite, times, &value)).map_err(|e| format!("{}: {e}", table.display()))
+    options.common.write(suite.name, &value, &markdown(suite, times, &value))
 }
 
 fn markdown(suite: &Suite, times: &Times, value: &Value) -> String {
@@ -278,6 +235,7 @@ fn markdown(suite: &Suite, times: &Times, value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn ratios_are_taken_within_a_round() {
@@ -290,12 +248,12 @@ mod tests {
 
     #[test]
     fn options_are_checked() {
-        let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
-        let parse = |text: &str| Options::parse(&cpu::SUITE, "cpu", &words(text));
-        assert_eq!(parse("--rounds 2 --commit abc").map(|o| o.rounds), Ok(2));
-        assert!(parse("--rounds 0").is_err());
-        assert!(parse("--rounds").is_err());
-        assert!(parse("--speed fast").is_err());
+        use crate::options::parse;
+        let options = parse::<Options>("--rounds 2 --commit abc").expect("good");
+        assert_eq!((options.rounds.get(), options.common.commit.as_str()), (2, "abc"));
+        for wrong in ["--rounds 0", "--rounds", "--speed fast", "--backend abacus"] {
+            assert!(parse::<Options>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
