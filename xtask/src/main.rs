@@ -23,7 +23,7 @@ enum Task {
     Quality(quality::Options),
     /// The same with training, over several seeds.
     Trained(trained::Options),
-    /// Time all forms of a model on the processor, write docs/results/speed_cpu_bert.json.
+    /// Time all forms of a model on the processor, write docs/results/SUITE.json.
     BenchCpu(bench::Options),
 }
 
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Task::Check => report(),
         Task::Quality(options) => ended(quality::run(&options)),
         Task::Trained(options) => ended(trained::run(&options)),
-        Task::BenchCpu(options) => ended(bench::run(&bench::cpu::SUITE, &options)),
+        Task::BenchCpu(options) => ended(bench::run(&options)),
     }
 }
 

@@ -54,6 +54,17 @@ impl Common {
         self.scratch.clone().unwrap_or_else(temporary)
     }
 
+    /// Writes the first sentences of the training data to a file in `folder`.
+    pub(crate) fn calibration(&self, sentences: usize, folder: &Path) -> Result<PathBuf, String> {
+        let source = self.data("sst2/train.tsv");
+        let text = std::fs::read_to_string(&source).map_err(|e| format!("{}: {e}", source.display()))?;
+        // The header is a line too.
+        let head: String = text.split_inclusive('\n').take(sentences + 1).collect();
+        let path = folder.join("calibration.tsv");
+        std::fs::write(&path, head).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(path)
+    }
+
     /// Writes a result and its table.
     pub(crate) fn write(&self, name: &str, result: &Value, table: &str) -> Result<(), String> {
         let out = self.out.clone().unwrap_or_else(|| at(&format!("docs/results/{name}.json")));

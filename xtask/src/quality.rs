@@ -4,7 +4,7 @@
 use crate::options::{Common, command, json};
 use clap::builder::PossibleValuesParser;
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// One model, its data and the recipes to try.
@@ -134,7 +134,7 @@ fn row(options: &Common, suite: &Suite, recipe: &str, scratch: &Path) -> Result<
         .arg(&report);
     command.arg("--eval").arg(options.data(suite.data)).args(["--backend", &options.backend]);
     if let Some(lines) = suite.calib.filter(|_| recipe.contains("static")) {
-        command.arg("--calib").arg(calibration(options, lines, scratch)?);
+        command.arg("--calib").arg(options.calibration(lines, scratch)?);
     }
     eprintln!("{recipe}");
     let done = command.output().map_err(|e| format!("{}: {e}", options.program.display()))?;
@@ -142,16 +142,6 @@ fn row(options: &Common, suite: &Suite, recipe: &str, scratch: &Path) -> Result<
         return Err(format!("{recipe}: {}", String::from_utf8_lossy(&done.stderr)));
     }
     Ok(summary(recipe, &json(&report)?))
-}
-
-/// The first sentences of the training data.
-fn calibration(options: &Common, lines: usize, scratch: &Path) -> Result<PathBuf, String> {
-    let source = options.data("sst2/train.tsv");
-    let text = std::fs::read_to_string(&source).map_err(|e| format!("{}: {e}", source.display()))?;
-    let head: String = text.split_inclusive('\n').take(lines + 1).collect();
-    let path = scratch.join("calibration.tsv");
-    std::fs::write(&path, head).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(path)
 }
 
 fn summary(recipe: &str, report: &Value) -> Value {

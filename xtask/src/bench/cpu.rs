@@ -1,10 +1,12 @@
-//! `cargo xtask bench-cpu`: the forward pass of a small BERT on the processor, in all forms, beside onnxruntime
-//! where Python with it is there.
+//! `cargo xtask bench-cpu`: forward passes on the processor, beside onnxruntime where Python with it is there.
 
 use super::{Contender, Kind, Suite};
 
-/// Forms of the model and shapes of the input.
-pub(crate) const SUITE: Suite = Suite {
+/// What can be timed. The first is where nothing is said.
+pub(crate) const SUITES: &[Suite] = &[BERT, PRUNED_BERT, PRUNED_RESNET];
+
+/// A small BERT in all forms of quantization.
+const BERT: Suite = Suite {
     name: "speed_cpu_bert",
     model: "minilm-sst2",
     contenders: &[
@@ -30,4 +32,35 @@ pub(crate) const SUITE: Suite = Suite {
         ("W4", "W8"),
         ("W4", "f32"),
     ],
+};
+
+/// The same with rows and heads removed.
+const PRUNED_BERT: Suite = Suite {
+    name: "speed_cpu_pruned_bert",
+    model: "minilm-sst2",
+    contenders: &[
+        Contender { name: "f32", kind: Kind::Float },
+        Contender { name: "W8A8", kind: Kind::Recipe("bert_w8a8") },
+        Contender { name: "rows, heads keep 0.75, W8A8", kind: Kind::Calibrated("bert_rows_heads_w8a8") },
+    ],
+    shapes: &[[1, 16], [1, 128], [8, 128]],
+    ratios: &[
+        ("W8A8", "f32"),
+        ("rows, heads keep 0.75, W8A8", "f32"),
+        ("rows, heads keep 0.75, W8A8", "W8A8"),
+    ],
+};
+
+/// A residual network with channels removed, not trained afterwards.
+const PRUNED_RESNET: Suite = Suite {
+    name: "speed_cpu_pruned_resnet20",
+    model: "resnet20-cifar10",
+    contenders: &[
+        Contender { name: "f32", kind: Kind::Float },
+        Contender { name: "channels keep 0.5", kind: Kind::Recipe("resnet20_channels") },
+        Contender { name: "half the FLOPs", kind: Kind::Recipe("resnet20_half_flops") },
+    ],
+    // Images have no length: the second number changes nothing.
+    shapes: &[[1, 1], [8, 1], [64, 1]],
+    ratios: &[("channels keep 0.5", "f32"), ("half the FLOPs", "f32")],
 };

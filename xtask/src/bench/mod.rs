@@ -6,9 +6,10 @@
 
 pub(crate) mod cpu;
 
-use crate::options::{Common, at, command};
+use crate::options::{Common, at, command, json};
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,6 +28,8 @@ pub(crate) enum Kind {
     Float,
     /// `briquette bench` on the artefact of this recipe.
     Recipe(&'static str),
+    /// The same, of a recipe that looks at the first sentences of the training data.
+    Calibrated(&'static str),
     /// A form that `tests/python/bench_onnxruntime.py` knows.
     OnnxRuntime(&'static str),
 }
@@ -47,6 +50,9 @@ pub(crate) struct Suite {
 /// How to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// What to time.
+    #[arg(value_parser = PossibleValuesParser::new(cpu::SUITES.iter().map(|s| s.name)), default_value = cpu::SUITES[0].name)]
+    suite: String,
     /// The Python that has onnxruntime; without it those rows are left out.
     #[arg(long, value_name = "FILE", default_value = "python3")]
     python: PathBuf,
@@ -59,19 +65,33 @@ pub(crate) struct Options {
 
 const FIVE: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
 
+/// What the reports say of contenders that were compressed: operations and bytes, before and after.
+type Facts = HashMap<&'static str, Value>;
+
+/// Sentences that are looked at where a recipe asks for it.
+const CALIBRATION: usize = 256;
+
 /// Milliseconds by contender and shape, one for each round.
 type Times = HashMap<(&'static str, Shape), Vec<f64>>;
 
 /// Measures a suite and writes its files.
-pub(crate) fn run(suite: &Suite, options: &Options) -> Result<(), String> {
+pub(crate) fn run(options: &Options) -> Result<(), String> {
+    let suite = cpu::SUITES.iter().find(|suite| suite.name == options.suite).expect("checked when parsed");
     let scratch = options.common.scratch();
     std::fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
-    let present: Vec<&Contender> = suite.contenders.iter().filter(|c| ready(options, suite, c)).collect();
+    let mut facts = Facts::new();
+    for contender in suite.contenders {
+        match ready(options, suite, contender) {
+            Ok(known) => drop(facts.insert(contender.name, known)),
+            Err(why) => eprintln!("{}: left out: {why}", contender.name),
+        }
+    }
+    let present = || suite.contenders.iter().filter(|c| facts.contains_key(c.name));
     let (mut times, mut device) = (Times::new(), Value::Null);
     for round in 0..options.rounds.get() {
         eprintln!("round {} of {}", round + 1, options.rounds);
         for shape in suite.shapes {
-            for contender in &present {
+            for contender in present() {
                 let value = once(options, suite, contender, *shape)?;
                 let ms = value["min_ms"].as_f64().ok_or(format!("{}: no time", contender.name))?;
                 times.entry((contender.name, *shape)).or_default().push(ms);
@@ -83,47 +103,43 @@ pub(crate) fn run(suite: &Suite, options: &Options) -> Result<(), String> {
     }
     // Best effort: leftovers harm nothing.
     let _ = std::fs::remove_dir_all(&scratch);
-    write(options, suite, &times, device)
+    write(options, suite, (&times, &facts), device)
 }
 
 fn script() -> PathBuf {
     at("tests/python/bench_onnxruntime.py")
 }
 
-/// Makes what the contender runs on; false, with a line that says so, where that cannot be had.
-fn ready(options: &Options, suite: &Suite, contender: &Contender) -> bool {
-    let mut command = match contender.kind {
-        Kind::Float => return true,
-        Kind::Recipe(recipe) => {
-            let mut command = Command::new(&options.common.program);
-            command.args(["compress", "--model"]).arg(options.common.model(suite.model)).arg("--recipe");
-            command.arg(options.common.recipe(recipe));
-            command.arg("--out").arg(options.common.scratch().join(recipe));
-            command
-        }
+/// Makes what the contender runs on, and says what is known of it; an error where it cannot be had.
+fn ready(options: &Options, suite: &Suite, contender: &Contender) -> Result<Value, String> {
+    let (common, scratch) = (&options.common, options.common.scratch());
+    let (recipe, calibrated) = match contender.kind {
+        Kind::Float => return Ok(Value::Null),
+        Kind::Recipe(recipe) => (recipe, false),
+        Kind::Calibrated(recipe) => (recipe, true),
         Kind::OnnxRuntime(form) => {
             let mut command = Command::new(&options.python);
-            command.arg(script()).arg("export").arg(options.common.model(suite.model));
-            command.arg(form).arg(options.common.scratch().join(form));
-            command
+            command.arg(script()).arg("export").arg(common.model(suite.model));
+            let text = output(command.arg(form).arg(scratch.join(form)))?;
+            return if text.contains("SKIP") { Err(text.trim().into()) } else { Ok(Value::Null) };
         }
     };
-    match output(&mut command) {
-        Ok(text) if !text.contains("SKIP") => true,
-        Ok(text) => {
-            eprintln!("{}: {}", contender.name, text.trim());
-            false
-        }
-        Err(error) => {
-            eprintln!("{}: left out: {error}", contender.name);
-            false
-        }
+    let report = scratch.join("report.json");
+    let mut command = Command::new(&common.program);
+    command.args(["compress", "--model"]).arg(common.model(suite.model)).arg("--recipe");
+    command.arg(common.recipe(recipe)).arg("--out").arg(scratch.join(recipe)).arg("--json").arg(&report);
+    if calibrated {
+        command.arg("--calib").arg(common.calibration(CALIBRATION, &scratch)?);
     }
+    output(&mut command)?;
+    let report = json(&report)?;
+    let [before, after] = ["bytes_before", "bytes_after"].map(|key| report[key]["total"].clone());
+    Ok(json!({"bytes": {"before": before, "after": after}, "flops": report["operations"]}))
 }
 
 /// Times one contender at one shape, in a process of its own.
 fn once(options: &Options, suite: &Suite, contender: &Contender, shape: Shape) -> Result<Value, String> {
-    let json = options.common.scratch().join("time.json");
+    let time = options.common.scratch().join("time.json");
     let [batch, seq] = shape.map(|n| n.to_string());
     let mut command = match contender.kind {
         Kind::OnnxRuntime(form) => {
@@ -138,17 +154,16 @@ fn once(options: &Options, suite: &Suite, contender: &Contender, shape: Shape) -
                 .arg(options.common.model(suite.model));
             command
         }
-        Kind::Recipe(recipe) => {
+        Kind::Recipe(recipe) | Kind::Calibrated(recipe) => {
             let mut command = Command::new(&options.common.program);
             command.args(["bench", "--backend", &options.common.backend, "--model"]);
             command.arg(options.common.scratch().join(recipe));
             command
         }
     };
-    command.args(["--batch", &batch, "--seq", &seq, "--json"]).arg(&json);
+    command.args(["--batch", &batch, "--seq", &seq, "--json"]).arg(&time);
     output(&mut command)?;
-    let text = std::fs::read_to_string(&json).map_err(|e| format!("{}: {e}", json.display()))?;
-    serde_json::from_str(&text).map_err(|e| format!("{}: {e}", json.display()))
+    json(&time)
 }
 
 /// What a command writes; an error when it fails.
@@ -182,7 +197,12 @@ fn written(shape: Shape) -> String {
     format!("{}x{}", shape[0], shape[1])
 }
 
-fn write(options: &Options, suite: &Suite, times: &Times, device: Value) -> Result<(), String> {
+fn write(
+    options: &Options,
+    suite: &Suite,
+    (times, facts): (&Times, &Facts),
+    device: Value,
+) -> Result<(), String> {
     let rows = suite.contenders.iter().flat_map(|c| suite.shapes.iter().map(move |s| (c.name, *s)));
     let rows = rows.filter_map(|(name, shape)| times.get(&(name, shape)).map(|ms| (name, shape, ms)));
     let row = |(name, shape, ms): (&str, Shape, &Vec<f64>)| json!({"what": name, "shape": written(shape), "median_ms": median(ms), "ms": ms});
@@ -202,6 +222,7 @@ fn write(options: &Options, suite: &Suite, times: &Times, device: Value) -> Resu
         "rounds": options.rounds.get(),
         "rows": rows.map(row).collect::<Vec<_>>(),
         "ratios": ratios.collect::<Vec<_>>(),
+        "compressed": facts.iter().filter(|(_, known)| !known.is_null()).collect::<BTreeMap<_, _>>(),
     });
     options.common.write(suite.name, &value, &markdown(suite, times, &value))
 }
@@ -235,7 +256,6 @@ fn markdown(suite: &Suite, times: &Times, value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn ratios_are_taken_within_a_round() {
@@ -250,20 +270,22 @@ mod tests {
     fn options_are_checked() {
         use crate::options::parse;
         let options = parse::<Options>("--rounds 2 --commit abc").expect("good");
+        assert_eq!(options.suite, "speed_cpu_bert");
         assert_eq!((options.rounds.get(), options.common.commit.as_str()), (2, "abc"));
-        for wrong in ["--rounds 0", "--rounds", "--speed fast", "--backend abacus"] {
+        for wrong in ["--rounds 0", "--rounds", "--speed fast", "--backend abacus", "no_such_suite"] {
             assert!(parse::<Options>(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn ratios_name_contenders_and_recipes_exist() {
-        let names: Vec<&str> = cpu::SUITE.contenders.iter().map(|c| c.name).collect();
-        assert!(cpu::SUITE.ratios.iter().all(|(a, b)| names.contains(a) && names.contains(b)));
-        let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
-        for contender in cpu::SUITE.contenders {
-            if let Kind::Recipe(name) = contender.kind {
-                assert!(recipes.join(format!("{name}.json")).is_file(), "{name}");
+        for suite in cpu::SUITES {
+            let names: Vec<&str> = suite.contenders.iter().map(|c| c.name).collect();
+            assert!(suite.ratios.iter().all(|(a, b)| names.contains(a) && names.contains(b)));
+            for contender in suite.contenders {
+                if let Kind::Recipe(name) | Kind::Calibrated(name) = contender.kind {
+                    assert!(at(&format!("recipes/{name}.json")).is_file(), "{name}");
+                }
             }
         }
     }
@@ -271,7 +293,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each_contender() {
         let times = Times::from([(("f32", [1, 128]), vec![4.0]), (("W8A8", [1, 128]), vec![1.0])]);
-        let text = markdown(&cpu::SUITE, &times, &json!({"device": "d", "threads": 2, "rounds": 1}));
+        let text = markdown(&cpu::SUITES[0], &times, &json!({"device": "d", "threads": 2, "rounds": 1}));
         assert!(text.contains("| f32 | - | 4.00 | - |"), "{text}");
         assert!(text.contains("| W8A8 / f32 | - | 0.25 | - |"), "{text}");
     }
