@@ -2,15 +2,17 @@
 
 use super::codes;
 use super::lines::Scratch;
-use super::memory::{contiguous, filled, from_vec};
+use super::memory::{self, contiguous, filled, from_vec};
 use super::outputs::{self, Block, Finish, Results};
 use super::panels::Panels;
+use super::parallel::{self, Shared};
 use super::tile::{FloatPanel, HEIGHT, Unit, WIDTH};
 use crate::activation::Activation;
 use crate::packed_matrix::PackedMatrix;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
+use std::ops::Range;
 
 /// Input rows up to which a packed weight is unpacked panel by panel into the cache rather than as a whole.
 const FEW_ROWS: usize = 256;
@@ -86,35 +88,75 @@ pub(crate) fn linear(
 fn multiply(x: &Matrix, w: &Matrix, [m, k, n]: [usize; 3]) -> Vec<f32> {
     assert!(x.holds(m, k) && w.holds(k, n), "operands smaller than {m} x {k} x {n}");
     let product = |y: &mut [f32]| {
-        let ([x_row, x_column], [w_row, w_column]) = (x.strides, w.strides);
-        // SAFETY: all elements that sizes and strides reach are inside of the slices, as asserted, and the
-        // result has room for `m` by `n`, each of which is written and none read: its factor is left out.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                y.as_mut_ptr(),
-                1,
-                n.cast_signed(),
-                false,
-                x.values().as_ptr(),
-                x_column.cast_signed(),
-                x_row.cast_signed(),
-                w.values().as_ptr(),
-                w_column.cast_signed(),
-                w_row.cast_signed(),
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                if m * k * n < PARALLEL_FROM { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) },
-            );
-        }
+        let y = Shared::new(y);
+        let parts = Parts::of(m, n);
+        parallel::blocks(parts.count(), m * k * n / (PARALLEL_FROM / memory::PARALLEL_FROM), |part| {
+            let (rows, columns) = parts.get(part);
+            let ([x_row, x_column], [w_row, w_column]) = (x.strides, w.strides);
+            // SAFETY: all elements that sizes and strides reach are inside of the slices, as asserted, and the
+            // result has room for `m` by `n`. Parts do not overlap; each of their elements is written and none
+            // read: its factor is left out.
+            unsafe {
+                gemm::gemm(
+                    rows.len(),
+                    columns.len(),
+                    k,
+                    y.at(rows.start * n + columns.start),
+                    1,
+                    n.cast_signed(),
+                    false,
+                    x.values().as_ptr().add(rows.start * x_row),
+                    x_column.cast_signed(),
+                    x_row.cast_signed(),
+                    w.values().as_ptr().add(columns.start * w_column),
+                    w_column.cast_signed(),
+                    w_row.cast_signed(),
+                    0.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+        });
     };
-    // SAFETY: the product writes every element and reads none.
+    // SAFETY: the products of the parts write every element and read none.
     unsafe { filled(m * n, product) }
+}
+
+/// A result shared out to threads: a few parts for each, none so small that arranging its operands counts.
+struct Parts {
+    size: [usize; 2],
+    part: [usize; 2],
+}
+
+impl Parts {
+    /// Rows and columns of a part at least.
+    const LEAST: [usize; 2] = [64, 96];
+
+    fn of(m: usize, n: usize) -> Self {
+        let wanted = 2 * rayon::current_num_threads();
+        let across = wanted.min(n / Self::LEAST[1]).max(1);
+        let down = wanted.div_ceil(across).min(m / Self::LEAST[0]).max(1);
+        Self { size: [m, n], part: [m.div_ceil(down), n.div_ceil(across).next_multiple_of(32)] }
+    }
+
+    fn counts(&self) -> [usize; 2] {
+        [self.size[0].div_ceil(self.part[0]), self.size[1].div_ceil(self.part[1])]
+    }
+
+    fn count(&self) -> usize {
+        self.counts().iter().product()
+    }
+
+    /// Rows and columns of a part.
+    fn get(&self, part: usize) -> (Range<usize>, Range<usize>) {
+        let across = self.counts()[1];
+        let range =
+            |axis: usize, at: usize| at * self.part[axis]..((at + 1) * self.part[axis]).min(self.size[axis]);
+        (range(0, part / across), range(1, part % across))
+    }
 }
 
 /// A matrix as it lies in memory.

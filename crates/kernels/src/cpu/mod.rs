@@ -21,6 +21,7 @@ mod sparse_lanes;
 pub(crate) mod sparse_product;
 mod sparse_scratch;
 mod sparse_transpose;
+mod team;
 mod tile;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -1,14 +1,15 @@
 //! Work in blocks that all threads take from one counter, and results that they write side by side.
 
 use super::memory::PARALLEL_FROM;
+use super::team;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Calls `work` for `0 .. count`, in parallel where `cost`, about the number of elements touched or of
 /// a hundred multiplications, is worth it.
 ///
-/// The calling thread takes blocks from the start: unlike a parallel iterator it hands nothing over to
-/// a pool that may first have to wake up.
+/// The calling thread takes blocks from the start, and the threads of this process's team, awake since the last section,
+/// take theirs. While another thread has the team's attention, rayon's pool helps instead.
 pub(crate) fn blocks(count: usize, cost: usize, work: impl Fn(usize) + Sync) {
     let threads = if cost < PARALLEL_FROM { 1 } else { rayon::current_num_threads().min(count) };
     if threads <= 1 {
@@ -24,6 +25,9 @@ pub(crate) fn blocks(count: usize, cost: usize, work: impl Fn(usize) + Sync) {
             work(block);
         }
     };
+    if team::run(&drain) {
+        return;
+    }
     rayon::in_place_scope(|scope| {
         for _ in 1..threads {
             scope.spawn(|_| drain());
@@ -47,6 +51,17 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), length: slice.len(), of: PhantomData }
+    }
+
+    /// Where element `from` lies, for parts that are no ranges.
+    ///
+    /// # Panics
+    /// When it is not inside.
+    #[expect(unsafe_code, reason = "see the type")]
+    pub(crate) fn at(&self, from: usize) -> *mut T {
+        assert!(from < self.length, "element {from} of {}", self.length);
+        // SAFETY: inside of the slice.
+        unsafe { self.start.add(from) }
     }
 
     /// Elements `from ..+ length`.
