@@ -8,6 +8,7 @@
     reason = "vectors over panels whose bounds were checked, and disjoint parts of one output"
 )]
 
+use super::parallel;
 #[cfg(target_arch = "x86_64")]
 use super::sparse_lanes::{Avx2, Avx512};
 use super::sparse_lanes::{Lanes, Portable};
@@ -16,7 +17,6 @@ use super::sparse_transpose::{ReadAt, WriteAt, transpose_plain};
 #[cfg(target_arch = "x86_64")]
 use super::sparse_transpose::{transpose_avx2, transpose_avx512};
 use crate::sparse_layout::{BLOCK, SparseLayout};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Sums of a task, in floats: they stay in the first-level cache beside a block of inputs.
@@ -25,8 +25,8 @@ const TASK_SUMS: usize = 6 << 10;
 /// Floats of a panel that stay in the first-level cache.
 const CACHED: usize = 8 << 10;
 
-/// Multiply-adds below which a second thread costs more than it brings.
-const PARALLEL_FROM: usize = 1 << 18;
+/// Multiply-adds that take as long as an element of other work.
+const COST: usize = 4;
 
 /// The instructions that a product uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +93,7 @@ pub(crate) fn product(x: &[f32], w: &SparseLayout, bias: &[f32], vectors: Vector
     let mut y = Vec::with_capacity(rows * out);
     let tasks = Tasks { w, bias, panels: &panels, vectors, y: Output(y.as_mut_ptr()) };
     let all = tasks.list();
-    if w.weights.len() * rows < PARALLEL_FROM {
-        all.iter().for_each(|task| tasks.run(*task));
-    } else {
-        all.par_iter().for_each(|task| tasks.run(*task));
-    }
+    parallel::blocks(all.len(), w.weights.len() * rows / COST, |task| tasks.run(all[task]));
     // SAFETY: the tasks are all panels, which are all rows, times all strips, which are all outputs.
     unsafe { y.set_len(rows * out) };
     panels.data.keep();
@@ -151,11 +147,7 @@ impl Panels {
                 }
             }
         };
-        if rows * columns < PARALLEL_FROM / 2 {
-            pieces.iter().for_each(fill);
-        } else {
-            pieces.par_iter().for_each(fill);
-        }
+        parallel::blocks(pieces.len(), rows * columns, |piece| fill(&pieces[piece]));
         Self { data, list }
     }
 }
