@@ -155,7 +155,9 @@ fn the_recipes_of_this_repository_plan() {
         assert!(recipe.problems.is_empty(), "{name}: {}", recipe.problems);
         let Some(view) = view(name.split('_').next()) else { continue };
         let plan = Composer::<Cpu>::builtin().plan(&recipe, &view).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert!(!plan.steps().is_empty() || plan.layer_reduction().is_some(), "{name} does nothing");
+        let acts =
+            !plan.steps().is_empty() || plan.layer_reduction().is_some() || plan.sensitivity().is_some();
+        assert!(acts, "{name} does nothing");
         assert_eq!(plan.layer_by_layer().is_some(), name.contains("_lkd_"), "{name}");
         let planned = |bits: u64| plan.steps().iter().any(|s| s.details["bits"] == bits);
         let widths = name.split('_').find_map(|part| part.strip_prefix('w')).unwrap_or_default();
