@@ -60,7 +60,6 @@ const PRUNED_RESNET: Suite = Suite {
         Contender { name: "channels keep 0.5", kind: Kind::Recipe("resnet20_channels") },
         Contender { name: "half the FLOPs", kind: Kind::Recipe("resnet20_half_flops") },
     ],
-    // Images have no length: the second number changes nothing.
-    shapes: &[[1, 1], [8, 1], [64, 1]],
+    shapes: &[[1, 0], [8, 0], [64, 0]],
     ratios: &[("channels keep 0.5", "f32"), ("half the FLOPs", "f32")],
 };

@@ -34,7 +34,7 @@ pub(crate) enum Kind {
     OnnxRuntime(&'static str),
 }
 
-/// Examples at once, and tokens of each.
+/// Examples at once, and tokens of each; 0 for images.
 pub(crate) type Shape = [usize; 2];
 
 /// One kind of device: what is compared on it.
@@ -161,7 +161,10 @@ fn once(options: &Options, suite: &Suite, contender: &Contender, shape: Shape) -
             command
         }
     };
-    command.args(["--batch", &batch, "--seq", &seq, "--json"]).arg(&time);
+    command.args(["--batch", &batch, "--json"]).arg(&time);
+    if shape[1] > 0 {
+        command.args(["--seq", &seq]);
+    }
     output(&mut command)?;
     json(&time)
 }
