@@ -19,7 +19,6 @@ mod simd;
 mod sparse;
 mod sparse_lanes;
 pub(crate) mod sparse_product;
-mod sparse_scratch;
 mod sparse_transpose;
 mod team;
 mod tile;

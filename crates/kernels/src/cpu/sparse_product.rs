@@ -8,11 +8,11 @@
     reason = "vectors over panels whose bounds were checked, and disjoint parts of one output"
 )]
 
+use super::lines::Scratch;
 use super::parallel;
 #[cfg(target_arch = "x86_64")]
 use super::sparse_lanes::{Avx2, Avx512};
 use super::sparse_lanes::{Lanes, Portable};
-use super::sparse_scratch::Scratch;
 use super::sparse_transpose::{ReadAt, WriteAt, transpose_plain};
 #[cfg(target_arch = "x86_64")]
 use super::sparse_transpose::{transpose_avx2, transpose_avx512};
@@ -96,13 +96,12 @@ pub(crate) fn product(x: &[f32], w: &SparseLayout, bias: &[f32], vectors: Vector
     parallel::blocks(all.len(), w.weights.len() * rows / COST, |task| tasks.run(all[task]));
     // SAFETY: the tasks are all panels, which are all rows, times all strips, which are all outputs.
     unsafe { y.set_len(rows * out) };
-    panels.data.keep();
     y
 }
 
 /// Inputs as panels `[in, vectors * lanes]`; lanes beyond the last token are zero.
 struct Panels {
-    data: Scratch,
+    data: Scratch<f32>,
     /// First token, tokens, vectors and place in `data` of each.
     list: Vec<Panel>,
 }
@@ -129,8 +128,8 @@ impl Panels {
             token += tokens;
             at += vectors * lanes * columns;
         }
-        let mut data = Scratch::take(at);
-        let to = Output(data.floats_mut().as_mut_ptr());
+        let mut data = Scratch::new(at);
+        let to = Output(data.as_mut_ptr());
         let pieces: Vec<(Panel, usize)> =
             list.iter().flat_map(|p| (0..columns).step_by(BLOCK).map(|c| (*p, c))).collect();
         let fill = |(panel, from): &(Panel, usize)| {
@@ -277,12 +276,12 @@ impl Tasks<'_> {
         let [out, columns] = self.w.shape;
         let width = V * L::COUNT;
         let (first, strips) = (task.from * H, task.to - task.from);
-        let mut scratch = Scratch::take(strips * H * width);
-        let sums = &mut scratch.floats_mut()[..strips * H * width];
+        let mut scratch = Scratch::new(strips * H * width);
+        let sums: &mut [f32] = &mut scratch;
         for (row, sums) in sums.chunks_exact_mut(width).enumerate() {
             sums.fill(self.bias.get(first + row).copied().unwrap_or(0.0));
         }
-        let panel = &self.panels.data.floats()[task.panel.at..][..columns * width];
+        let panel = &self.panels.data[task.panel.at..][..columns * width];
         // A panel that stays in the cache as a whole is gone through once for each strip, whose sums then stay in
         // registers.
         let step = if panel.len() <= CACHED { self.w.blocks() } else { 1 };
@@ -301,7 +300,6 @@ impl Tasks<'_> {
             let from = ReadAt { at: sums.as_ptr(), stride: width };
             transpose(from, to, rows, task.panel.tokens, self.vectors);
         }
-        scratch.keep();
     }
 }
 
