@@ -11,8 +11,8 @@ use briquette_models::bert::BertForSequenceClassification;
 use briquette_models::resnet::CifarResNet;
 use briquette_models::{Inputs, ModelConfig, ModelJob, Pretrained, PretrainedConfig};
 use briquette_nn::remove;
+use briquette_tests::uneven;
 use burn::backend::Flex;
-use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -110,31 +110,6 @@ struct Left {
     flops: f64,
     parameters: f64,
     units: BTreeMap<String, Vec<usize>>,
-}
-
-/// Every parameter from a formula, so that no scale is 1, no bias 0 and no two units are alike.
-fn uneven<M: Module<Flex>>(model: M) -> M {
-    struct Fill(usize);
-    impl ModuleMapper<Flex> for Fill {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<Flex, D>>) -> Param<Tensor<Flex, D>> {
-            self.0 += 7;
-            let offset = self.0;
-            param.map(|t| {
-                let dims = t.dims();
-                let inputs: usize = dims.iter().product::<usize>() / dims.iter().copied().max().unwrap_or(1);
-                let scale = if D == 1 { 0.5 } else { 1.5 / (inputs as f32).sqrt() };
-                let value = |i: usize| {
-                    let wave =
-                        (i as f32 * 0.7311 + offset as f32).sin() * (0.8 + 0.4 * (i as f32 * 0.0931).cos());
-                    scale * wave + if D == 1 { 0.7 } else { 0.0 }
-                };
-                let values: Vec<f32> = (0..dims.iter().product()).map(value).collect();
-                Tensor::from_data(TensorData::new(values, dims), &t.device())
-            })
-        }
-    }
-    briquette_core::materialize(&model);
-    model.map(&mut Fill(0))
 }
 
 fn resnet() -> Known<CifarResNet<Flex>> {
