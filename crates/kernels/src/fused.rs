@@ -26,10 +26,10 @@ pub fn layer_norm<B: Backend, const D: usize>(
     }
 }
 
-/// [`layer_norm`] of `x + residual`, both `[.., width]`.
+/// [`layer_norm`] of `x + residual`, both `[.., width]`. The first axis of the residual may be 1, for all of `x`.
 ///
 /// # Panics
-/// When the shapes differ.
+/// When the shapes differ elsewhere.
 pub fn add_layer_norm<B: Backend, const D: usize>(
     x: Tensor<B, D>,
     residual: Tensor<B, D>,
@@ -37,15 +37,21 @@ pub fn add_layer_norm<B: Backend, const D: usize>(
     beta: Tensor<B, 1>,
     epsilon: f64,
 ) -> Tensor<B, D> {
-    let dims = x.dims();
+    let (dims, of_residual) = (x.dims(), residual.dims());
     let width = dims[D - 1];
-    assert_eq!(dims, residual.dims(), "shapes of the terms of a sum");
+    assert!(
+        dims[1..] == of_residual[1..] && (D > 1 && of_residual[0] == 1 || dims[0] == of_residual[0]),
+        "terms of a sum of the shapes {dims:?} and {of_residual:?}"
+    );
     assert_eq!(gamma.dims(), [width], "gamma of a layer norm over {width} columns");
     assert_eq!(beta.dims(), [width], "beta of a layer norm over {width} columns");
-    let rows = dims[..D - 1].iter().product();
     match lookup::<B>() {
+        _ if dims.contains(&0) => x,
         Some(ops) => {
-            let residual = residual.reshape([rows, width]);
+            let repeated = (ops.repeats_residual)();
+            let residual = if repeated { residual } else { residual.expand(dims) };
+            let of_residual = residual.dims();
+            let residual = residual.reshape([of_residual[..D - 1].iter().product(), width]);
             by_rows(x, |x| (ops.add_layer_norm)(x, residual, gamma, beta, epsilon))
         }
         None => portable::layer_norm(x + residual, gamma, beta, epsilon),
@@ -75,6 +81,10 @@ pub(crate) fn by_rows<B: Backend, const D: usize>(
     op: impl FnOnce(Tensor<B, 2>) -> Tensor<B, 2>,
 ) -> Tensor<B, D> {
     let dims = x.dims();
+    // A length of 0 means to burn's `reshape` that the axis stays.
+    if dims.contains(&0) {
+        return x;
+    }
     let rows = dims[..D - 1].iter().product();
     op(x.reshape([rows, dims[D - 1]])).reshape(dims)
 }

@@ -81,6 +81,12 @@ pub fn linear_all<B: Backend>(
     layers.into_iter().map(one).map(|y| activation.forward(y)).collect()
 }
 
+/// Rows that a stack of layers with packed weights had better be run on at once, where fewer than all are faster: what
+/// one layer hands to the next then stays in the processor's caches. `None` where more rows are never slower.
+pub fn rows_at_once<B: Backend>() -> Option<usize> {
+    lookup::<B>().and_then(|ops| (ops.rows_at_once)())
+}
+
 /// `x W + bias` with a float weight, followed by `activation`.
 ///
 /// `x: [rows, in]`, `w: [in, out]`, `bias: [out]` -> `[rows, out]`.

@@ -3,6 +3,7 @@
 
 use briquette_checkpoint::{Dtype, NamedTensor, TensorFiles, module_tensors, write};
 use briquette_core::{LayerKind, host_floats};
+use briquette_kernels::{Code, PackedMatrix, pack_rows, rows_at_once};
 use briquette_layer_reduce::{InitialiseError, initialise_from, reduce};
 use briquette_models::bert::{BertConfig, BertForSequenceClassification};
 use briquette_models::gpt2::Gpt2LmHead;
@@ -11,6 +12,7 @@ use briquette_models::{
     CONFIG_FILE, Examples, Inputs, ModelConfig, ModelError, Pretrained, PretrainedConfig, Task, WEIGHTS_FILE,
     load, save,
 };
+use briquette_nn::{Compressible, LayerMut, LayerPath, Tapped, Wanted};
 use burn::backend::{Autodiff, Flex};
 use burn::module::AutodiffModule;
 use burn::prelude::*;
@@ -454,4 +456,46 @@ fn folders_without_a_configuration() {
         "{}",
         message()
     );
+}
+
+/// A packed model is run on some of many texts at a time; what it says of each stays the same.
+#[test]
+fn many_texts_of_a_packed_bert() {
+    let device = Default::default();
+    let mut model = BertForSequenceClassification::<Flex>::init(&bert_config(), &device);
+    let mut pack = |_: &LayerPath, layer: LayerMut<'_, Flex>| {
+        if let LayerMut::Linear(layer) = layer {
+            let [out, columns] = layer.shape();
+            let codes: Vec<u8> = (0..out * columns).map(|i| (i * 37 % 251) as u8).collect();
+            let words = pack_rows(&codes, out, columns, 8);
+            let shape = [out, columns];
+            let scales = vec![0.004; out];
+            layer.set_packed(PackedMatrix::new(
+                words,
+                scales,
+                vec![],
+                8,
+                Code::Symmetric,
+                shape,
+                columns,
+                &device,
+            ));
+        }
+    };
+    model.layers_mut(&mut LayerPath::root(), &mut pack);
+    let seq = 10;
+    let texts = 2 * rows_at_once::<Flex>().unwrap() / seq + 3;
+    let ids: Vec<i32> = (0..texts * seq).map(|i| (i * 7 % 19) as i32).collect();
+    let mask: Vec<i32> = (0..texts * seq).map(|i| i32::from(i % seq <= i / seq % seq)).collect();
+    let [ids, mask] =
+        [ids, mask].map(|v| Tensor::<Flex, 2, Int>::from_data(TensorData::new(v, [texts, seq]), &device));
+    for mask in [None, Some(mask)] {
+        let all = model.tapped(Inputs::Tokens { ids: ids.clone(), mask: mask.clone() }, Wanted::default());
+        let (found, wanted) = (host_floats(model.forward(ids.clone(), mask)), host_floats(all.logits));
+        assert_eq!(found.len(), texts * 3);
+        for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+            assert!((found - wanted).abs() <= 1e-5 * wanted.abs().max(1.0), "{i}: {found}, not {wanted}");
+        }
+        assert!(wanted.chunks(3).any(|scores| (scores[0] - wanted[0]).abs() > 1e-3), "texts differ");
+    }
 }

@@ -72,10 +72,11 @@ impl<B: Backend> LayerNorm<B> {
         }
     }
 
-    /// [`forward`](Self::forward) of `input + residual`, in one pass where the backend can.
+    /// [`forward`](Self::forward) of `input + residual`, in one pass where the backend can. The first axis of the
+    /// residual may be 1, for all of the input.
     ///
     /// # Panics
-    /// When the shapes differ, or the last axis is not `d_model`.
+    /// When the shapes differ elsewhere, or the last axis is not `d_model`.
     pub fn forward_sum<const D: usize>(&self, input: Tensor<B, D>, residual: Tensor<B, D>) -> Tensor<B, D> {
         if self.kept.0.is_some() {
             return self.forward(input + residual);

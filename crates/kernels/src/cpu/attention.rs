@@ -2,10 +2,10 @@
 
 use super::lines::Scratch;
 use super::math;
-use super::memory::{contiguous, copy_row, filled, from_vec};
+use super::memory::{contiguous, filled, from_vec};
 use super::pack;
 use super::parallel::{self, Shared};
-use super::simd::{lane_sum, vectorised};
+use super::simd::{LANES, lane_max, vectorised};
 use super::tile::{FloatPanel, HEIGHT, Unit, WIDTH};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -88,24 +88,25 @@ impl Job {
         let seen = self.visible(queries.end - 1);
         let keys = Packed::new(self.k.matrix(batch, head, 0).transpose(), [d_head, seen]);
         let values = Packed::new(self.v.matrix(batch, head, 0), [seen, d_value]);
-        let stride = seen.next_multiple_of(WIDTH);
-        let mut scores = Scratch::new(HEIGHT * stride);
+        let (stride, out_stride) = (seen.next_multiple_of(WIDTH), d_value.next_multiple_of(WIDTH));
+        let (mut scores, mut sums) = (Scratch::new(HEIGHT * stride), Scratch::new(HEIGHT * out_stride));
         let mut q = Scratch::new(HEIGHT * d_head);
         for first in queries.clone().step_by(HEIGHT) {
             let m = HEIGHT.min(queries.end - first);
-            let (x, x_stride) = self.q.matrix(batch, head, first).rows([m, d_head], &mut q);
-            keys.times(self.unit, x, x_stride, m, |row, lane, sums| {
-                copy_row(sums, &mut scores[row * stride + lane..][..WIDTH]);
-            });
-            for (i, row) in scores.chunks_exact_mut(stride).enumerate().take(m) {
+            let x = self.q.matrix(batch, head, first).rows([m, d_head], &mut q);
+            keys.times(self.unit, x, m, (&mut scores, stride));
+            let mut inverses = [0.0; HEIGHT];
+            let rows = scores.chunks_exact_mut(stride).zip(&mut inverses).enumerate().take(m);
+            for (i, (row, inverse)) in rows {
                 let (row, hidden) = row[..seen].split_at_mut(self.visible(first + i));
                 let mask = self.mask.as_ref().map(|m| &m.row(batch, head, first + i)[..row.len()]);
-                softmax_row(row, mask.unwrap_or(&[]), self.scale);
+                *inverse = 1.0 / exponentials(row, mask.unwrap_or(&[]), self.scale);
                 hidden.fill(0.0);
             }
-            values.times(self.unit, &scores, stride, m, |row, lane, sums| {
-                self.store([batch, head, first + row], lane, sums, out);
-            });
+            values.times(self.unit, (&scores, stride), m, (&mut sums, out_stride));
+            for (i, (row, inverse)) in sums.chunks_exact(out_stride).zip(&inverses).enumerate().take(m) {
+                self.store([batch, head, first + i], row, *inverse, out);
+            }
         }
     }
 
@@ -115,20 +116,13 @@ impl Job {
         if self.causal { query + 1 + keys - queries } else { keys }
     }
 
-    /// Entries `lane ..` of the result of one query of one head.
+    /// The result of one query of one head, `factor` times what is in `row`.
     #[expect(unsafe_code, reason = "tasks write disjoint parts of the result")]
-    fn store(
-        &self,
-        [batch, head, query]: [usize; 3],
-        lane: usize,
-        sums: &[f32; WIDTH],
-        out: &Shared<'_, f32>,
-    ) {
+    fn store(&self, [batch, head, query]: [usize; 3], row: &[f32], factor: f32, out: &Shared<'_, f32>) {
         let Sizes { heads, queries, d_value, .. } = self.sizes;
-        let width = WIDTH.min(d_value - lane);
-        let at = ((batch * queries + query) * heads + head) * d_value + lane;
-        // SAFETY: a query of a head belongs to one task, which stores its lanes one after the other.
-        copy_row(sums, unsafe { out.range(at, width) });
+        let at = ((batch * queries + query) * heads + head) * d_value;
+        // SAFETY: a query of a head belongs to one task.
+        scale_into(row, factor, unsafe { out.range(at, d_value) });
     }
 }
 
@@ -148,28 +142,18 @@ impl Packed {
         Self { data, rows }
     }
 
-    /// `m` rows of `x`, `stride` apart, times the matrix: `store` gets row, first column and results.
-    fn times(
-        &self,
-        unit: Unit,
-        x: &[f32],
-        stride: usize,
-        m: usize,
-        mut store: impl FnMut(usize, usize, &[f32; WIDTH]),
-    ) {
-        let mut tile = [[0.0; WIDTH]; HEIGHT];
+    /// `m` rows of `x` times the matrix, each padded to whole panels, into rows of `to`; both with how far rows are apart.
+    fn times(&self, unit: Unit, x: (&[f32], usize), m: usize, (to, to_stride): (&mut [f32], usize)) {
         for (panel, data) in self.data.chunks_exact(self.rows * WIDTH).enumerate() {
-            unit.floats(FloatPanel { data, stride: WIDTH, depth: self.rows }, x, stride, m, &mut tile);
-            for (row, sums) in tile.iter().enumerate().take(m) {
-                store(row, panel * WIDTH, sums);
-            }
+            let w = FloatPanel { data, stride: WIDTH, depth: self.rows };
+            unit.floats(w, x, m, (&mut to[panel * WIDTH..], to_stride));
         }
     }
 }
 
 vectorised! {
-    /// Softmax of `scores * scale + mask`, in place.
-    fn softmax_row(scores: &mut [f32], mask: &[f32], scale: f32) {
+    /// `exp(score * scale + mask)` in place, with the largest of the exponents taken off all of them, and their sum.
+    fn exponentials(scores: &mut [f32], mask: &[f32], scale: f32) -> f32 {
         if mask.is_empty() {
             for s in scores.iter_mut() {
                 *s *= scale;
@@ -180,13 +164,27 @@ vectorised! {
                 *s = if v < LOWEST { LOWEST } else { v };
             }
         }
-        let (_, largest, _) = super::simd::lane_range(scores);
-        for s in scores.iter_mut() {
-            *s = math::exp::<FMA>(*s - largest);
+        let largest = lane_max(scores);
+        let mut sums = [0.0f32; LANES];
+        let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            for (s, sum) in chunk.iter_mut().zip(&mut sums) {
+                *s = math::exp_below_0::<FMA>(*s - largest);
+                *sum += *s;
+            }
         }
-        let inverse = 1.0 / lane_sum(scores, f64::from);
-        for s in scores.iter_mut() {
-            *s = (f64::from(*s) * inverse) as f32;
+        for (s, sum) in rest.iter_mut().zip(&mut sums) {
+            *s = math::exp_below_0::<FMA>(*s - largest);
+            *sum += *s;
+        }
+        sums.iter().sum()
+    }
+}
+
+vectorised! {
+    fn scale_into(row: &[f32], factor: f32, to: &mut [f32]) {
+        for (to, v) in to.iter_mut().zip(row) {
+            *to = v * factor;
         }
     }
 }

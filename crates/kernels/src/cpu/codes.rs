@@ -1,20 +1,18 @@
 //! Codes and values of packed rows.
 
-use super::memory::{from_vec, rows_per_task, to_vec};
+use super::lines::Scratch;
+use super::memory::{contiguous, from_vec, in_chunks, rows_per_task};
 use super::simd::vectorised;
 use crate::packed_matrix::{Code, PackedMatrix};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
-use rayon::prelude::*;
 
 /// A packed weight as slices of the host.
 pub(crate) struct PackedRows {
     words: FlexTensor,
-    /// `[out, groups]`.
-    pub(crate) scales: Vec<f32>,
-    /// `[out, groups]`, or empty.
-    pub(crate) zeros: Vec<f32>,
+    scales: FlexTensor,
+    zeros: Option<FlexTensor>,
     pub(crate) bits: u32,
     pub(crate) code: Code,
     pub(crate) rows: usize,
@@ -26,8 +24,8 @@ impl PackedRows {
     pub(crate) fn new(p: &PackedMatrix<Flex>) -> Self {
         Self {
             words: p.words.clone().into_primitive().to_contiguous(),
-            scales: to_vec(p.scales.clone()),
-            zeros: p.zeros.clone().map(to_vec).unwrap_or_default(),
+            scales: contiguous(p.scales.clone()),
+            zeros: p.zeros.clone().map(contiguous),
             bits: p.bits,
             code: p.code,
             rows: p.shape[0],
@@ -38,6 +36,16 @@ impl PackedRows {
 
     pub(crate) fn groups(&self) -> usize {
         self.columns / self.group
+    }
+
+    /// `[out, groups]`.
+    pub(crate) fn scales(&self) -> &[f32] {
+        &self.scales.storage::<f32>()[..self.rows * self.groups()]
+    }
+
+    /// `[out, groups]`, or empty.
+    pub(crate) fn zeros(&self) -> &[f32] {
+        self.zeros.as_ref().map_or(&[], |zeros| &zeros.storage::<f32>()[..self.rows * self.groups()])
     }
 
     /// Bytes of one packed row.
@@ -63,15 +71,15 @@ impl PackedRows {
     pub(crate) fn values(&self, row: usize, codes: &mut [u8], out: &mut [f32]) {
         self.codes(row, codes);
         let at = row * self.groups();
-        let scales = &self.scales[at..at + self.groups()];
-        match (self.code, self.zeros.is_empty()) {
+        let (scales, zeros) = (&self.scales()[at..at + self.groups()], self.zeros());
+        match (self.code, zeros.is_empty()) {
             (Code::Symmetric, _) => {
                 scale_codes(codes, (1u32 << (self.bits - 1)) as f32, 1.0, scales, self.group, out)
             }
             (Code::Binary, _) => scale_codes(codes, 1.0, 2.0, scales, self.group, out),
             (Code::Asymmetric, true) => scale_codes(codes, 0.0, 1.0, scales, self.group, out),
             (Code::Asymmetric, false) => {
-                shift_codes(codes, scales, &self.zeros[at..at + self.groups()], self.group, out);
+                shift_codes(codes, scales, &zeros[at..at + self.groups()], self.group, out);
             }
         }
     }
@@ -83,31 +91,33 @@ impl PackedRows {
 /// When an id is not below the number of rows.
 pub(crate) fn embedding(p: &PackedMatrix<Flex>, ids: Tensor<Flex, 2, Int>) -> Tensor<Flex, 3> {
     let ([batch, seq], [rows, columns]) = (ids.dims(), p.shape);
-    let packed = PackedRows::new(p);
     let ids: Vec<i64> = ids.into_data().convert::<i64>().into_vec().expect("integers of this type");
-    let mut out = vec![0.0f32; batch * seq * columns];
-    let mut codes = vec![0u8; columns];
-    for (id, out) in ids.iter().zip(out.chunks_exact_mut(columns.max(1))) {
-        let row = usize::try_from(*id).ok().filter(|row| *row < rows);
-        packed.values(row.unwrap_or_else(|| panic!("id {id} of {rows} rows")), &mut codes, out);
-    }
-    from_vec(out, [batch, seq, columns])
+    let packed = PackedRows::new(p);
+    let values = in_rows(batch * seq, columns, |i, codes, out| {
+        let row = usize::try_from(ids[i]).ok().filter(|row| *row < rows);
+        packed.values(row.unwrap_or_else(|| panic!("id {} of {rows} rows", ids[i])), codes, out);
+    });
+    from_vec(values, [batch, seq, columns])
 }
 
 pub(crate) fn unpack(p: &PackedMatrix<Flex>) -> Tensor<Flex, 2> {
     let packed = PackedRows::new(p);
     let [rows, columns] = p.shape;
-    let mut out = vec![0.0f32; rows * columns];
+    from_vec(in_rows(rows, columns, |row, codes, out| packed.values(row, codes, out)), [rows, columns])
+}
+
+/// `[rows, columns]` of what `fill` writes into each row, in parallel; it also gets room for the row's codes.
+fn in_rows(rows: usize, columns: usize, fill: impl Fn(usize, &mut [u8], &mut [f32]) + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; rows * columns];
     if columns > 0 {
-        let task = rows_per_task(rows, columns);
-        out.par_chunks_mut(task * columns).enumerate().for_each(|(i, out)| {
-            let mut codes = vec![0u8; columns];
-            for (j, out) in out.chunks_exact_mut(columns).enumerate() {
-                packed.values(i * task + j, &mut codes, out);
+        in_chunks(&mut out, rows_per_task(rows, columns) * columns, |chunk, from| {
+            let mut codes = Scratch::new(columns);
+            for (j, out) in chunk.chunks_exact_mut(columns).enumerate() {
+                fill(from / columns + j, &mut codes, out);
             }
         });
     }
-    from_vec(out, [rows, columns])
+    out
 }
 
 /// Eight codes of `BITS` bits are `BITS` bytes.

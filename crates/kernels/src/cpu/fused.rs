@@ -25,12 +25,9 @@ pub(crate) fn add_layer_norm(
     epsilon: f64,
 ) -> Tensor<Flex, 2> {
     let (gamma, beta) = (to_vec(gamma), to_vec(beta));
-    zip_rows(x, residual, |rows, others| {
-        let pairs = rows.chunks_exact_mut(gamma.len()).zip(others.chunks_exact(gamma.len()));
-        pairs.for_each(|(row, other)| {
-            add_slice(row, other);
-            normalize_rows(row, &gamma, &beta, epsilon);
-        });
+    zip_rows(x, residual, |row, other| {
+        add_slice(row, other);
+        normalize_rows(row, &gamma, &beta, epsilon);
     })
 }
 

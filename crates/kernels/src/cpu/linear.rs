@@ -1,6 +1,6 @@
 //! Products of floats with weights, packed or not.
 
-use super::codes;
+use super::codes::PackedRows;
 use super::lines::Scratch;
 use super::memory::{self, contiguous, filled, from_vec};
 use super::outputs::{self, Block, Finish, Results};
@@ -14,7 +14,8 @@ use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use std::ops::Range;
 
-/// Input rows up to which a packed weight is unpacked panel by panel into the cache rather than as a whole.
+/// Input rows up to which the tiles of this crate read a packed weight's panels. For more, the gemm crate multiplies blocks
+/// that were unpacked into the cache: either way the weight is never in memory as floats.
 const FEW_ROWS: usize = 256;
 
 /// Multiplications below which a second thread costs more than it brings.
@@ -32,13 +33,13 @@ pub(crate) fn linear_packed(
     if rows * p.shape[0] * p.shape[1] == 0 {
         return activation.forward(crate::portable::linear_packed(x, p, bias));
     }
-    if rows > FEW_ROWS {
-        return linear(x, codes::unpack(p).transpose(), bias, activation);
+    if rows <= FEW_ROWS {
+        return by_panels(unit, x, &Panels::of(p), &Finish::new(bias, activation));
     }
-    by_panels(unit, x, &Panels::of(p), &Finish::new(bias, activation))
+    multiply(&Matrix::new(x), &Weight::Packed(&PackedRows::new(p)), p.shape, bias, activation)
 }
 
-/// Few rows times a packed weight.
+/// Few rows times a packed weight, which each block of them unpacks panel by panel.
 #[expect(unsafe_code, reason = "the result is not written twice")]
 fn by_panels(unit: Unit, x: Tensor<Flex, 2>, panels: &Panels, finish: &Finish) -> Tensor<Flex, 2> {
     let [rows, columns] = x.dims();
@@ -47,16 +48,17 @@ fn by_panels(unit: Unit, x: Tensor<Flex, 2>, panels: &Panels, finish: &Finish) -
     let height = rows.div_ceil(rows.div_ceil(HEIGHT));
     let work = |block: Block, results: &Results<'_>| {
         let mut values = Scratch::<f32>::new(columns * WIDTH);
-        let mut room = panels.room();
+        let mut room = panels.room(true);
         let mut tile = [[0.0; WIDTH]; HEIGHT];
         for panel in block.panels {
             panels.values(panel, &mut room, &mut values);
             let w = FloatPanel { data: &values, stride: WIDTH, depth: columns };
             for row in block.rows.clone().step_by(height) {
                 let m = height.min(block.rows.end - row);
-                unit.floats(w, &x[row * columns..][..m * columns], columns, m, &mut tile);
+                let x = (&x[row * columns..][..m * columns], columns);
+                unit.floats(w, x, m, (tile.as_flattened_mut(), WIDTH));
                 // SAFETY: blocks do not overlap.
-                unsafe { results.store(&mut tile, row, m, panel) };
+                unsafe { results.store(&tile[..m], row, panel) };
             }
         }
     };
@@ -75,54 +77,115 @@ pub(crate) fn linear(
     if rows * columns * out == 0 {
         return crate::portable::linear(x, w, bias, activation);
     }
-    let (x, w) = (Matrix::new(x), Matrix::new(w));
-    let mut y = multiply(&x, &w, [rows, columns, out]);
-    if bias.is_some() || activation != Activation::Identity {
-        Finish::new(bias, activation).rows(&mut y, out);
-    }
-    from_vec(y, [rows, out])
+    multiply(&Matrix::new(x), &Weight::Floats(&Matrix::new(w)), [out, columns], bias, activation)
 }
 
-/// `x w` for `x: [m, k]` and `w: [k, n]`.
-#[expect(unsafe_code, reason = "the matrix product of the gemm crate takes pointers")]
-fn multiply(x: &Matrix, w: &Matrix, [m, k, n]: [usize; 3]) -> Vec<f32> {
-    assert!(x.holds(m, k) && w.holds(k, n), "operands smaller than {m} x {k} x {n}");
+/// A weight whose values the gemm crate is to read.
+enum Weight<'a> {
+    /// `[in, out]`.
+    Floats(&'a Matrix),
+    /// `[out, in]`.
+    Packed(&'a PackedRows),
+}
+
+impl Weight<'_> {
+    /// Some outputs of a weight of `k` inputs: their values, and how far apart those of neighbouring inputs and outputs
+    /// are. `room` is for values that have to be unpacked.
+    fn part<'a>(
+        &'a self,
+        outputs: Range<usize>,
+        k: usize,
+        room: &'a mut Scratch<f32>,
+    ) -> (&'a [f32], [usize; 2]) {
+        match self {
+            Self::Floats(w) => (&w.values()[outputs.start * w.strides[1]..], w.strides),
+            Self::Packed(w) => {
+                *room = Scratch::new(outputs.len() * k);
+                let mut codes = Scratch::new(k);
+                for (row, to) in outputs.zip(room.chunks_exact_mut(k)) {
+                    w.values(row, &mut codes, to);
+                }
+                (room, [1, k])
+            }
+        }
+    }
+}
+
+/// `x w` for `x: [m, k]` and a weight of `n` outputs, with bias and activation; no size is 0.
+#[expect(unsafe_code, reason = "the result is not written twice")]
+fn multiply(
+    x: &Matrix,
+    w: &Weight<'_>,
+    [n, k]: [usize; 2],
+    bias: Option<Tensor<Flex, 1>>,
+    activation: Activation,
+) -> Tensor<Flex, 2> {
+    let m = x.rows;
     let product = |y: &mut [f32]| {
         let y = Shared::new(y);
         let parts = Parts::of(m, n);
         parallel::blocks(parts.count(), m * k * n / (PARALLEL_FROM / memory::PARALLEL_FROM), |part| {
             let (rows, columns) = parts.get(part);
-            let ([x_row, x_column], [w_row, w_column]) = (x.strides, w.strides);
-            // SAFETY: all elements that sizes and strides reach are inside of the slices, as asserted, and the
-            // result has room for `m` by `n`. Parts do not overlap; each of their elements is written and none
-            // read: its factor is left out.
-            unsafe {
-                gemm::gemm(
-                    rows.len(),
-                    columns.len(),
-                    k,
-                    y.at(rows.start * n + columns.start),
-                    1,
-                    n.cast_signed(),
-                    false,
-                    x.values().as_ptr().add(rows.start * x_row),
-                    x_column.cast_signed(),
-                    x_row.cast_signed(),
-                    w.values().as_ptr().add(columns.start * w_column),
-                    w_column.cast_signed(),
-                    w_row.cast_signed(),
-                    0.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
-            }
+            let mut room = Scratch::new(0);
+            let w = w.part(columns.clone(), k, &mut room);
+            let x = (&x.values()[rows.start * x.strides[0]..], x.strides);
+            let sizes = [rows.len(), columns.len(), k];
+            // SAFETY: parts do not overlap.
+            unsafe { multiply_part(x, w, sizes, &y, [rows.start * n + columns.start, n]) };
         });
     };
     // SAFETY: the products of the parts write every element and read none.
-    unsafe { filled(m * n, product) }
+    let mut y = unsafe { filled(m * n, product) };
+    if bias.is_some() || activation != Activation::Identity {
+        Finish::new(bias, activation).rows(&mut y, n);
+    }
+    from_vec(y, [m, n])
+}
+
+/// Writes `x w` for `x: [m, k]` and `w: [k, n]`, each with the strides of its axes, from `at` on into rows that are
+/// `stride` apart.
+///
+/// # Panics
+/// When an operand or the result is too short.
+///
+/// # Safety
+/// Nobody else may be using these elements of the result.
+#[expect(unsafe_code, reason = "the matrix product of the gemm crate takes pointers")]
+unsafe fn multiply_part(
+    (x, [x_row, x_column]): (&[f32], [usize; 2]),
+    (w, [w_row, w_column]): (&[f32], [usize; 2]),
+    [m, n, k]: [usize; 3],
+    y: &Shared<'_, f32>,
+    [at, stride]: [usize; 2],
+) {
+    assert!((m - 1) * x_row + (k - 1) * x_column < x.len(), "{m} x {k} inputs in {}", x.len());
+    assert!((k - 1) * w_row + (n - 1) * w_column < w.len(), "{k} x {n} weights in {}", w.len());
+    y.at(at + (m - 1) * stride + n - 1);
+    // SAFETY: all elements that sizes and strides reach are inside of the slices, as asserted, and those of the result
+    // are the caller's. Each of them is written and none read: its factor is left out.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            y.at(at),
+            1,
+            stride.cast_signed(),
+            false,
+            x.as_ptr(),
+            x_column.cast_signed(),
+            x_row.cast_signed(),
+            w.as_ptr(),
+            w_column.cast_signed(),
+            w_row.cast_signed(),
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
 }
 
 /// A result shared out to threads: a few parts for each, none so small that arranging its operands counts.
@@ -162,27 +225,24 @@ impl Parts {
 /// A matrix as it lies in memory.
 struct Matrix {
     data: FlexTensor,
+    rows: usize,
     offset: usize,
     strides: [usize; 2],
 }
 
 impl Matrix {
     fn new(x: Tensor<Flex, 2>) -> Self {
+        let rows = x.dims()[0];
         let mut data = x.into_primitive().tensor();
         if !data.layout().has_positive_strides() {
             data = data.to_contiguous();
         }
         let strides = data.layout().strides();
         let strides = [strides[0].unsigned_abs(), strides[1].unsigned_abs()];
-        Self { offset: data.layout().start_offset(), strides, data }
+        Self { rows, offset: data.layout().start_offset(), strides, data }
     }
 
     fn values(&self) -> &[f32] {
         &self.data.storage::<f32>()[self.offset..]
-    }
-
-    /// Whether `rows` by `columns` elements are inside; both at least one.
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.strides[0] + (columns - 1) * self.strides[1] < self.values().len()
     }
 }

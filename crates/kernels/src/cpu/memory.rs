@@ -1,7 +1,6 @@
 //! Between tensors and slices.
 
 use super::parallel::{self, Shared};
-use super::tile::WIDTH;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
@@ -19,15 +18,6 @@ pub(crate) fn contiguous<const D: usize>(x: Tensor<Flex, D>) -> FlexTensor {
 pub(crate) fn from_vec<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
     let data = FlexTensor::from_data(TensorData::new(values, shape));
     Tensor::from_primitive(TensorPrimitive::Float(data))
-}
-
-/// Copies as much of a panel's row as `to` has room for. A whole row is a few vectors, without a call.
-#[inline(always)]
-pub(crate) fn copy_row(from: &[f32; WIDTH], to: &mut [f32]) {
-    match <&mut [f32; WIDTH]>::try_from(&mut *to) {
-        Ok(to) => *to = *from,
-        Err(_) => to.copy_from_slice(&from[..to.len()]),
-    }
 }
 
 /// What `fill` writes into room for a result.
@@ -63,7 +53,7 @@ pub(crate) fn map_rows(x: Tensor<Flex, 2>, kernel: impl Fn(&mut [f32]) + Sync) -
     Tensor::from_primitive(TensorPrimitive::Float(x))
 }
 
-/// The same with the rows of a second tensor of the same shape beside.
+/// The same for each row and that of a second tensor beside it, which begins anew after its last.
 pub(crate) fn zip_rows(
     x: Tensor<Flex, 2>,
     other: Tensor<Flex, 2>,
@@ -73,10 +63,13 @@ pub(crate) fn zip_rows(
     if rows * columns == 0 {
         return x;
     }
-    let (mut x, other) = (contiguous(x), contiguous(other));
-    let other = &other.storage::<f32>()[..rows * columns];
+    let (mut x, others) = (contiguous(x), other.dims()[0]);
+    let other = contiguous(other);
+    let other = &other.storage::<f32>()[..others * columns];
     in_chunks(x.storage_mut::<f32>(), rows_per_task(rows, columns) * columns, |chunk, from| {
-        kernel(chunk, &other[from..from + chunk.len()]);
+        for (i, row) in chunk.chunks_exact_mut(columns).enumerate() {
+            kernel(row, &other[(from / columns + i) % others * columns..][..columns]);
+        }
     });
     Tensor::from_primitive(TensorPrimitive::Float(x))
 }

@@ -8,6 +8,8 @@ mod lines;
 mod math;
 mod memory;
 mod outputs;
+#[cfg(target_arch = "x86_64")]
+mod outputs_avx512;
 mod pack;
 mod panels;
 mod parallel;
@@ -43,6 +45,9 @@ use tile::Unit;
 fn native(dtypes: &[DType]) -> bool {
     cfg!(target_endian = "little") && dtypes.iter().all(|d| *d == DType::F32)
 }
+
+/// Rows whose widest intermediate results, a few thousand floats each, stay in a second-level cache.
+const ROWS_OF_A_THREAD: usize = 128;
 
 /// The only one.
 fn one<T>(values: Vec<T>) -> T {
@@ -93,6 +98,14 @@ impl CompressOps for Flex {
         } else {
             portable::linear_quantized(x, q, p, bias)
         }
+    }
+
+    fn rows_at_once() -> Option<usize> {
+        Some(ROWS_OF_A_THREAD * rayon::current_num_threads())
+    }
+
+    fn repeats_residual() -> bool {
+        true
     }
 
     fn runs_sparse() -> bool {
@@ -166,7 +179,7 @@ impl CompressOps for Flex {
         if native(&[x.dtype(), residual.dtype()]) {
             fused::add_layer_norm(x, residual, gamma, beta, epsilon)
         } else {
-            portable::layer_norm(x + residual, gamma, beta, epsilon)
+            portable::layer_norm(portable::add_to_every(x, residual), gamma, beta, epsilon)
         }
     }
 

@@ -2,9 +2,11 @@
 
 use super::math;
 use super::memory::{self, from_vec, to_vec};
+#[cfg(target_arch = "x86_64")]
+use super::outputs_avx512;
 use super::parallel::{self, Shared};
 use super::simd::vectorised;
-use super::tile::{HEIGHT, Tile, WIDTH};
+use super::tile::{HEIGHT, WIDTH};
 use crate::activation::Activation;
 use burn::backend::Flex;
 use burn::prelude::*;
@@ -59,8 +61,21 @@ pub(crate) struct Results<'a> {
     finish: &'a Finish,
 }
 
+/// What sums of products of codes stand for: `(sum - middle * input) * scale * grid` for the sums of the codes of each
+/// row, its scale, and the scale of each output.
+pub(crate) struct Scaling<'a> {
+    /// Sums of codes, one for each row at least.
+    pub(crate) inputs: &'a [i32],
+    /// `(scale, zero)` of each row; all zeros are 0.
+    pub(crate) grids: &'a [(f32, f64)],
+    /// The weight's code of zero.
+    pub(crate) middle: i32,
+    /// Of the panel's outputs.
+    pub(crate) scales: &'a [f32; WIDTH],
+}
+
 impl Results<'_> {
-    /// Adds the bias to `m` rows of a tile, applies the activation, and stores them as rows `row ..` of a panel.
+    /// Adds the bias to the rows of a tile, applies the activation, and stores them as rows `row ..` of a panel.
     ///
     /// # Panics
     /// When they are outside.
@@ -68,14 +83,50 @@ impl Results<'_> {
     /// # Safety
     /// Nobody else may be storing the same rows of the same panel.
     #[expect(unsafe_code, reason = "tasks write disjoint parts of the result")]
-    pub(crate) unsafe fn store(&self, tile: &mut Tile<f32>, row: usize, m: usize, panel: usize) {
-        let width = WIDTH.min(self.out - panel * WIDTH);
-        finish_tile(&mut tile[..m], &self.finish.bias(panel)[..width], self.finish.activation);
-        for (i, sums) in tile.iter().enumerate().take(m) {
-            // SAFETY: rows and panels are this caller's alone, as it promises.
-            let y = unsafe { self.y.range((row + i) * self.out + panel * WIDTH, width) };
-            memory::copy_row(sums, y);
+    pub(crate) unsafe fn store(&self, tile: &[[f32; WIDTH]], row: usize, panel: usize) {
+        // SAFETY: as the caller promises.
+        let mut to = unsafe { self.rows(row, tile.len(), panel) };
+        finish_tile(tile, self.finish.bias(panel), self.finish.activation, &mut to);
+    }
+
+    /// [`store`](Self::store) for what sums stand for.
+    ///
+    /// # Panics
+    /// When they are outside.
+    ///
+    /// # Safety
+    /// Nobody else may be storing the same rows of the same panel.
+    #[expect(unsafe_code, reason = "tasks write disjoint parts of the result")]
+    pub(crate) unsafe fn store_sums(
+        &self,
+        sums: &[[i32; WIDTH]],
+        scaling: &Scaling<'_>,
+        row: usize,
+        panel: usize,
+    ) {
+        // SAFETY: as the caller promises.
+        let mut to = unsafe { self.rows(row, sums.len(), panel) };
+        let (bias, activation) = (self.finish.bias(panel), self.finish.activation);
+        #[cfg(target_arch = "x86_64")]
+        if outputs_avx512::finish_sums(sums, scaling, bias, activation, &mut to) {
+            return;
         }
+        finish_sums(sums, scaling, bias, activation, &mut to);
+    }
+
+    /// `count` rows of a panel's outputs, the others empty.
+    ///
+    /// # Safety
+    /// No two that are alive at once may overlap.
+    #[expect(unsafe_code, reason = "tasks write disjoint parts of the result")]
+    #[expect(clippy::mut_from_ref, reason = "as the caller promises, no two of them overlap")]
+    unsafe fn rows(&self, row: usize, count: usize, panel: usize) -> [&mut [f32]; HEIGHT] {
+        let width = WIDTH.min(self.out - panel * WIDTH);
+        std::array::from_fn(|i| match i < count {
+            // SAFETY: rows and panels are this caller's alone, as it promises.
+            true => unsafe { self.y.range((row + i) * self.out + panel * WIDTH, width) },
+            false => &mut [],
+        })
     }
 }
 
@@ -112,42 +163,75 @@ pub(crate) unsafe fn product(
     from_vec(y, [rows, out])
 }
 
-/// Adds the bias to each output and applies the activation.
-///
-/// Their number is known at run time only: were it a constant, the compiler would vectorise over the rows of a
-/// tile, whose elements lie far apart.
+/// What the activation makes of each value, in place. In loops rather than closures, which would not be compiled for
+/// the vector unit.
 #[inline(always)]
-fn finish<const FMA: bool>(row: &mut [f32], bias: &[f32], activation: Activation) {
-    let outputs = row.iter_mut().zip(bias);
+fn activate_all<const FMA: bool>(row: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Identity => outputs.for_each(|(v, b)| *v += b),
-        Activation::Relu => outputs.for_each(|(v, b)| *v = if *v + b < 0.0 { 0.0 } else { *v + b }),
-        Activation::Gelu => outputs.for_each(|(v, b)| *v = math::gelu::<FMA>(*v + b)),
-        Activation::GeluTanh => outputs.for_each(|(v, b)| *v = math::gelu_tanh::<FMA>(*v + b)),
+        Activation::Identity => {}
+        Activation::Relu => {
+            for v in row {
+                *v = if *v < 0.0 { 0.0 } else { *v };
+            }
+        }
+        Activation::Gelu => {
+            for v in row {
+                *v = math::gelu::<FMA>(*v);
+            }
+        }
+        Activation::GeluTanh => {
+            for v in row {
+                *v = math::gelu_tanh::<FMA>(*v);
+            }
+        }
+    }
+}
+
+// The number of outputs is known at run time only: were it a constant, the compiler would vectorise over the rows of a
+// tile, whose elements lie far apart.
+
+vectorised! {
+    fn finish_tile(tile: &[[f32; WIDTH]], bias: &[f32; WIDTH], activation: Activation, to: &mut [&mut [f32]]) {
+        for (sums, to) in tile.iter().zip(to) {
+            for ((to, sum), bias) in to.iter_mut().zip(sums).zip(bias) {
+                *to = sum + bias;
+            }
+            activate_all::<FMA>(to, activation);
+        }
     }
 }
 
 vectorised! {
-    fn finish_tile(tile: &mut [[f32; WIDTH]], bias: &[f32], activation: Activation) {
-        for row in tile {
-            finish::<FMA>(row, bias, activation);
+    fn finish_sums(
+        sums: &[[i32; WIDTH]],
+        scaling: &Scaling<'_>,
+        bias: &[f32; WIDTH],
+        activation: Activation,
+        to: &mut [&mut [f32]],
+    ) {
+        let rows = sums.iter().zip(scaling.inputs).zip(scaling.grids).zip(to);
+        for (((sums, input), (grid, _)), to) in rows {
+            // Exact modulo 2^32, and the difference fits.
+            let correction = input.wrapping_mul(scaling.middle);
+            for (((to, sum), scale), bias) in to.iter_mut().zip(sums).zip(scaling.scales).zip(bias) {
+                *to = sum.wrapping_sub(correction) as f32 * scale * grid + bias;
+            }
+            activate_all::<FMA>(to, activation);
         }
     }
 }
 
 vectorised! {
     fn finish_row(row: &mut [f32], bias: &[f32], activation: Activation) {
-        finish::<FMA>(row, bias, activation);
+        for (v, bias) in row.iter_mut().zip(bias) {
+            *v += bias;
+        }
+        activate_all::<FMA>(row, activation);
     }
 }
 
 vectorised! {
     fn activate(row: &mut [f32], activation: Activation) {
-        match activation {
-            Activation::Identity => {}
-            Activation::Relu => row.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
-            Activation::Gelu => row.iter_mut().for_each(|v| *v = math::gelu::<FMA>(*v)),
-            Activation::GeluTanh => row.iter_mut().for_each(|v| *v = math::gelu_tanh::<FMA>(*v)),
-        }
+        activate_all::<FMA>(row, activation);
     }
 }

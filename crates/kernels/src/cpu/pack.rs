@@ -1,9 +1,7 @@
 //! Float panels from matrices in memory.
 
+use super::sparse_transpose::transpose;
 use super::tile::WIDTH;
-
-/// Rows that are gathered together where columns are contiguous.
-const ROWS: usize = 16;
 
 /// Columns `first ..+ width` of a matrix with the element `[k, j]` at `k * strides[0] + j * strides[1]`, into
 /// `to: [rows, WIDTH]`, padded with zeros.
@@ -22,16 +20,17 @@ pub(crate) fn panel(data: &[f32], strides: [usize; 2], first: usize, width: usiz
         }
         return;
     }
-    // A few rows at a time: what is written stays in the cache while each column passes by.
-    for (block, to) in to.chunks_mut(ROWS * WIDTH).enumerate() {
+    if strides[0] == 1 {
+        let from = &data[first * strides[1]..];
+        transpose(from, strides[1], to, WIDTH, [width, to.len() / WIDTH]);
         if width < WIDTH {
-            to.fill(0.0);
+            to.chunks_exact_mut(WIDTH).for_each(|to| to[width..].fill(0.0));
         }
-        for j in 0..width {
-            let column = &data[(first + j) * strides[1] + block * ROWS * strides[0]..];
-            for (k, to) in to[j..].iter_mut().step_by(WIDTH).enumerate() {
-                *to = column[k * strides[0]];
-            }
+        return;
+    }
+    for (k, to) in to.chunks_exact_mut(WIDTH).enumerate() {
+        for (j, to) in to.iter_mut().enumerate() {
+            *to = if j < width { data[k * strides[0] + (first + j) * strides[1]] } else { 0.0 };
         }
     }
 }

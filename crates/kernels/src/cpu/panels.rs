@@ -4,7 +4,7 @@
 use super::codes::PackedRows;
 use super::lines::{Lines, Scratch};
 use super::simd::vectorised;
-use super::tile::{DEPTH, LONGEST, WIDTH};
+use super::tile::{BytePanel, DEPTH, LONGEST, WIDTH};
 use crate::packed_matrix::{Code, PackedMatrix};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -91,8 +91,8 @@ impl Panels {
             depth,
             groups,
             middle: middle(&packed),
-            scales: by_panel(&packed.scales, groups, count),
-            zeros: by_panel(&packed.zeros, groups, count),
+            scales: by_panel(packed.scales(), groups, count),
+            zeros: by_panel(packed.zeros(), groups, count),
             sums: vec![0.0; count * WIDTH],
             pieces,
         };
@@ -115,25 +115,22 @@ impl Panels {
         self.depth * WIDTH * self.bits / 8
     }
 
-    /// Room for the unpacked codes of a panel: nothing where they are bytes already.
-    pub(crate) fn room(&self) -> Scratch<u8> {
-        Scratch::new(if self.bits == 8 { 0 } else { self.depth * WIDTH })
+    /// Room for the spread codes of a panel: nothing where `spread` is false or they are bytes already.
+    pub(crate) fn room(&self, spread: bool) -> Scratch<u8> {
+        Scratch::new(if self.bits == 8 || !spread { 0 } else { self.depth * WIDTH })
     }
 
-    /// Codes of a panel, `[depth / DEPTH, WIDTH, DEPTH]`.
-    pub(crate) fn codes<'a>(&'a self, panel: usize, room: &'a mut [u8]) -> &'a [u8] {
-        let bytes = &self.codes[panel * self.panel_bytes()..][..self.panel_bytes()];
-        match self.bits {
-            8 => bytes,
-            4 => {
-                spread_halves(bytes, room);
-                room
-            }
-            _ => {
-                spread_quarters(bytes, room);
-                room
-            }
+    /// Codes of a panel, spread into `room` where that was made for it.
+    pub(crate) fn codes<'a>(&'a self, panel: usize, room: &'a mut [u8]) -> BytePanel<'a> {
+        let codes = &self.codes[panel * self.panel_bytes()..][..self.panel_bytes()];
+        if room.is_empty() {
+            return BytePanel { codes, bits: self.bits };
         }
+        match self.bits {
+            4 => spread_halves(codes, room),
+            _ => spread_quarters(codes, room),
+        }
+        BytePanel { codes: room, bits: 8 }
     }
 
     /// Scales of a group of a panel.
@@ -146,9 +143,9 @@ impl Panels {
         (!self.zeros.is_empty()).then(|| part(&self.zeros, panel * self.groups + group))
     }
 
-    /// Values of a panel, `[columns, WIDTH]`, into `out`.
+    /// Values of a panel, `[columns, WIDTH]`, into `out`; `room` is room to spread its codes.
     pub(crate) fn values(&self, panel: usize, room: &mut [u8], out: &mut [f32]) {
-        let codes = self.codes(panel, room);
+        let codes = self.codes(panel, room).codes;
         for piece in &self.pieces {
             let codes = &codes[piece.start * WIDTH..][..piece.length * WIDTH];
             let out = &mut out[piece.column * WIDTH..][..piece.columns * WIDTH];

@@ -1,17 +1,20 @@
 //! Products of quantized inputs with packed weights, in integers.
 
 use super::memory::contiguous;
-use super::outputs::{self, Block, Finish, Results};
+use super::outputs::{self, Block, Finish, Results, Scaling};
 use super::panels::Panels;
 use super::quantize::{ByteRows, quantize_to_bytes};
 use super::simd::vectorised;
-use super::tile::{HEIGHT, Tile, Unit, WIDTH};
+use super::tile::{BytePanel, HEIGHT, Tile, Unit, WIDTH};
 use crate::activation::Activation;
 use crate::linear::PackedLayer;
 use crate::quantize::TokenQuant;
 use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::TensorPrimitive;
+
+/// Tiles up to which codes that share bytes are spread anew for each of them.
+const FEW_TILES: usize = 2;
 
 /// See [`crate::linear_all`].
 #[expect(unsafe_code, reason = "the result is not written twice")]
@@ -62,26 +65,49 @@ struct Product<'a> {
 impl Product<'_> {
     #[expect(unsafe_code, reason = "stores the block that is this task's")]
     fn block(&self, block: Block, results: &Results<'_>) {
-        let mut room = self.w.room();
-        let height = block.rows.len().div_ceil(block.rows.len().div_ceil(HEIGHT));
+        let tiles = block.rows.len().div_ceil(HEIGHT);
+        let height = block.rows.len().div_ceil(tiles);
+        // For few tiles, spreading codes in registers costs less than storing them spread.
+        let mut room = self.w.room(tiles > FEW_TILES || !self.unit.spreads());
         let (mut sums, mut tile) = ([[0; WIDTH]; HEIGHT], [[0.0; WIDTH]; HEIGHT]);
         for panel in block.panels {
             let width = self.w.width(panel);
             let codes = self.w.codes(panel, &mut room);
             for row in block.rows.clone().step_by(height) {
                 let m = height.min(block.rows.end - row);
+                if self.one_scale() {
+                    let rows = &self.x.codes[row * self.w.depth..][..m * self.w.depth];
+                    self.unit.bytes(codes, rows, self.w.depth, m, &mut sums);
+                    // SAFETY: blocks do not overlap.
+                    unsafe { results.store_sums(&sums[..m], &self.scaling(row, panel), row, panel) };
+                    continue;
+                }
                 self.sums(codes, [row, m], panel, &mut sums, &mut tile);
                 self.scale(row, panel, &mut tile[..m], width);
-                // SAFETY: blocks do not overlap.
-                unsafe { results.store(&mut tile, row, m, panel) };
+                // SAFETY: as above.
+                unsafe { results.store(&tile[..m], row, panel) };
             }
+        }
+    }
+
+    /// Whether a result is one sum times the scales of its row and of its output.
+    fn one_scale(&self) -> bool {
+        self.w.pieces.len() == 1 && self.w.zeros(0, 0).is_none() && !self.x.has_zero
+    }
+
+    fn scaling(&self, row: usize, panel: usize) -> Scaling<'_> {
+        Scaling {
+            inputs: &self.x.sums[row..],
+            grids: &self.x.grids[row..],
+            middle: self.w.middle,
+            scales: self.w.scales(panel, 0),
         }
     }
 
     /// `sum_g (a sum c (u - middle) + b sum c)` into `m` rows of `tile`.
     fn sums(
         &self,
-        codes: &[u8],
+        panel_codes: BytePanel<'_>,
         [row, m]: [usize; 2],
         panel: usize,
         sums: &mut Tile<i32>,
@@ -90,7 +116,8 @@ impl Product<'_> {
         let (stride, count, width) = (self.w.depth, self.w.pieces.len(), self.w.width(panel));
         let rows = &self.x.codes[row * stride..][..m * stride];
         for (index, piece) in self.w.pieces.iter().enumerate() {
-            let codes = &codes[piece.start * WIDTH..][..piece.length * WIDTH];
+            let [from, length] = [piece.start, piece.length].map(|n| n * WIDTH * panel_codes.bits / 8);
+            let codes = BytePanel { codes: &panel_codes.codes[from..][..length], ..panel_codes };
             self.unit.bytes(codes, &rows[piece.start..], stride, m, sums);
             let scales = self.w.scales(panel, piece.group);
             let inputs: [i32; HEIGHT] =

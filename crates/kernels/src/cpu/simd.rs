@@ -98,6 +98,22 @@ pub(crate) fn lane_sum(values: &[f32], f: impl Fn(f32) -> f64) -> f64 {
     lanes[0]
 }
 
+/// The largest element that is a number; `-inf` if there is none.
+#[inline(always)]
+pub(crate) fn lane_max(values: &[f32]) -> f32 {
+    let mut high = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (high, v) in high.iter_mut().zip(chunk) {
+            *high = if *v > *high { *v } else { *high };
+        }
+    }
+    for (high, v) in high.iter_mut().zip(rest) {
+        *high = if *v > *high { *v } else { *high };
+    }
+    high.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
 /// The smallest and the largest element, and whether all are numbers; `(inf, -inf)` of nothing.
 #[inline(always)]
 pub(crate) fn lane_range(values: &[f32]) -> (f32, f32, bool) {

@@ -1,6 +1,36 @@
 //! Transposing rectangles of floats.
 #![expect(unsafe_code, reason = "squares of floats in vector registers, at masked edges too")]
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
+
+/// `to[column * to_stride + row] = from[row * stride + column]` for `[rows, columns]` floats.
+///
+/// # Panics
+/// When a slice is shorter than that, or has no rows or columns.
+pub(super) fn transpose(
+    from: &[f32],
+    stride: usize,
+    to: &mut [f32],
+    to_stride: usize,
+    [rows, columns]: [usize; 2],
+) {
+    assert!((rows - 1) * stride + columns <= from.len(), "{rows} rows of {columns} in {}", from.len());
+    assert!((columns - 1) * to_stride + rows <= to.len(), "{columns} rows of {rows} in {}", to.len());
+    let (from, to) =
+        (ReadAt { at: from.as_ptr(), stride }, WriteAt { at: to.as_mut_ptr(), stride: to_stride });
+    #[cfg(target_arch = "x86_64")]
+    match level() {
+        // SAFETY: the lengths were compared, and the machine has the instructions.
+        Level::Vnni | Level::Avx512 => return unsafe { transpose_avx512(from, to, rows, columns) },
+        // SAFETY: as above.
+        Level::Avx2 => return unsafe { transpose_avx2(from, to, rows, columns) },
+        Level::Baseline => {}
+    }
+    // SAFETY: the lengths were compared.
+    unsafe { transpose_plain(from, to, rows, columns) }
+}
+
 /// A rectangle in memory: where it begins and how far its rows are apart.
 #[derive(Clone, Copy)]
 pub(super) struct ReadAt {

@@ -8,8 +8,8 @@ use crate::{Code, PackedMatrix, TokenQuant, oracle, pack_rows};
 use burn::backend::Flex;
 use burn::prelude::*;
 
-/// Rows, outputs, columns, group: tiles and panels that are not full, groups that are no multiple of four.
-const SHAPES: [[usize; 4]; 9] = [
+/// Rows, outputs, columns, group: tiles and panels that are not full, groups that are no multiple of four, many rows.
+const SHAPES: [[usize; 4]; 10] = [
     [1, 1, 64, 64],
     [13, 33, 96, 96],
     [5, 64, 128, 32],
@@ -19,6 +19,7 @@ const SHAPES: [[usize; 4]; 9] = [
     [3, 65, 7, 1],
     [130, 7, 520, 520],
     [26, 34, 514, 257],
+    [270, 200, 48, 16],
 ];
 
 fn values(count: usize, seed: u32) -> Vec<f32> {

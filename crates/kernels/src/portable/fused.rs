@@ -18,6 +18,15 @@ pub(crate) fn layer_norm<B: Backend, const D: usize>(
     normal * gamma.unsqueeze() + beta.unsqueeze()
 }
 
+/// `other: [n, width]` added to every `n` rows of `x`.
+pub(crate) fn add_to_every<B: Backend>(x: Tensor<B, 2>, other: Tensor<B, 2>) -> Tensor<B, 2> {
+    let ([rows, width], [every, _]) = (x.dims(), other.dims());
+    if rows == every || rows * width == 0 {
+        return x + other.slice([0..rows.min(every), 0..width]);
+    }
+    (x.reshape([rows / every, every, width]) + other.unsqueeze()).reshape([rows, width])
+}
+
 pub(crate) fn gelu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     activation::gelu(x)
 }

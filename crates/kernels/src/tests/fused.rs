@@ -1,7 +1,7 @@
 //! Layer normalization, GELU and attention: portable bodies and CPU bodies against the oracle.
 
 use super::*;
-use crate::{attention, gelu, gelu_tanh, layer_norm, oracle, portable};
+use crate::{add_layer_norm, attention, gelu, gelu_tanh, layer_norm, oracle, portable};
 use burn::backend::Autodiff;
 use burn::tensor::DType;
 
@@ -20,6 +20,34 @@ fn layer_norm_equals_the_oracle() {
             // In the constant row, 1 / sqrt(epsilon) magnifies the rounding of burn's sums.
             let y = floats(portable::layer_norm(t, gamma.clone(), beta.clone(), 1e-5));
             assert_close(&y[width..], &expected[width..], 2e-4, layout);
+        }
+    }
+}
+
+#[test]
+fn sums_are_normalized_with_a_residual_for_all_or_for_each() {
+    for [batch, seq, width] in [[1, 1, 1], [3, 5, 33], [1, 4, 64], [40, 20, 160], [2, 0, 8], [0, 3, 8]] {
+        let x = values(batch * seq * width, 1);
+        let (gamma, beta) = (values(width, 2), values(width, 3));
+        let (g, b) = (tensor(&gamma, [width]), tensor(&beta, [width]));
+        for first in [1, batch] {
+            let residual = values(first * seq * width, 4);
+            let sum: Vec<f32> = x.iter().zip(residual.iter().cycle()).map(|(x, r)| x + r).collect();
+            let expected = oracle::layer_norm(&sum, &gamma, &beta, 1e-5);
+            let (x, residual) = (tensor(&x, [batch, seq, width]), tensor(&residual, [first, seq, width]));
+            let y = add_layer_norm(x.clone(), residual.clone(), g.clone(), b.clone(), 1e-5);
+            assert_eq!(y.dims(), [batch, seq, width]);
+            assert_close(&floats(y), &expected, 1e-5, "CPU");
+            let tracked = |t: &Tensor<Flex, 3>| Tensor::<Autodiff<Flex>, 3>::from_inner(t.clone());
+            let [tracked_g, tracked_b] = [&g, &b].map(|t| Tensor::from_inner(t.clone()));
+            let y = add_layer_norm(tracked(&x), tracked(&residual), tracked_g, tracked_b, 1e-5);
+            assert_close(&floats(y.inner()), &expected, 1e-4, "repeated before");
+            if batch * seq == 0 {
+                continue;
+            }
+            let [x, residual] = [(x, batch), (residual, first)].map(|(t, n)| t.reshape([n * seq, width]));
+            let y = portable::layer_norm(portable::add_to_every(x, residual), g.clone(), b.clone(), 1e-5);
+            assert_close(&floats(y), &expected, 1e-4, "portable");
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn weight_on<B: Backend>(
     (PackedMatrix::new(words, scales, zeros, bits, code, shape, group, &Default::default()), expected)
 }
 
-fn kinds(bits: u32) -> Vec<Code> {
+pub(super) fn kinds(bits: u32) -> Vec<Code> {
     if bits == 1 {
         vec![Code::Binary, Code::Symmetric, Code::Asymmetric]
     } else {

@@ -6,6 +6,7 @@ use crate::attention::{Attention, merge_heads, padding_mask, split_heads};
 use crate::pretrained::{Pretrained, same_shapes, uniform};
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
+use briquette_kernels::rows_at_once;
 use briquette_nn::{
     BlockState, Blocks, Compressible, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
     LinearConfig, Recorder, TapShape, Tapped, Taps, Wanted, name_table,
@@ -135,7 +136,25 @@ impl<B: Backend> BertForSequenceClassification<B> {
     /// # Panics
     /// When there are more tokens than positions, or an id is outside of the vocabulary.
     pub fn forward(&self, ids: Tensor<B, 2, Int>, mask: Option<Tensor<B, 2, Int>>) -> Tensor<B, 2> {
-        self.run(ids, mask, &mut Recorder::off())
+        let [texts, seq] = ids.dims();
+        let at_once = self.texts_at_once(seq, &ids.device());
+        if texts <= at_once {
+            return self.run(ids, mask, &mut Recorder::off());
+        }
+        let masks = mask.map(|mask| mask.split(at_once, 0));
+        let parts = ids.split(at_once, 0).into_iter().enumerate().map(|(i, ids)| {
+            let mask = masks.as_ref().map(|masks| masks[i].clone());
+            self.run(ids, mask, &mut Recorder::off())
+        });
+        Tensor::cat(parts.collect(), 0)
+    }
+
+    /// Texts of `seq` tokens whose way through all layers is best gone together: all of them, unless the weights are
+    /// packed and the backend would rather have fewer.
+    fn texts_at_once(&self, seq: usize, device: &B::Device) -> usize {
+        let packed = self.bert.encoder.layer.iter().all(|layer| layer.intermediate.dense.packed().is_some());
+        let rows = rows_at_once::<B>().filter(|_| packed && !B::ad_enabled(device));
+        rows.map_or(usize::MAX, |rows| (rows / seq.max(1)).max(1))
     }
 
     fn run(
@@ -178,8 +197,7 @@ impl<B: Backend> BertEmbeddings<B> {
         let segment = Tensor::zeros([1, 1], &device);
         // One row each, added to all texts: cheaper than vectors per text.
         let fixed = self.position_embeddings.forward(positions) + self.token_type_embeddings.forward(segment);
-        let x = self.word_embeddings.forward(ids) + fixed;
-        self.dropout.forward(self.layer_norm.forward(x))
+        self.dropout.forward(self.layer_norm.forward_sum(self.word_embeddings.forward(ids), fixed))
     }
 }
 

@@ -128,12 +128,18 @@ unsafe fn vnni_rows<const M: usize>(
 /// # Safety
 /// The machine needs AVX2 and FMA; lengths are those that `Unit::floats` checks.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn floats(w: FloatPanel<'_>, x: &[f32], stride: usize, m: usize, sums: &mut Tile<f32>) {
+pub(super) unsafe fn floats(
+    w: FloatPanel<'_>,
+    (x, stride): (&[f32], usize),
+    m: usize,
+    (to, to_stride): (&mut [f32], usize),
+) {
     for from in (0..m).step_by(ROWS) {
-        let (x, sums) = (&x[from * stride..], &mut sums[from..m]);
+        let x = (&x[from * stride..], stride);
         for lane in (0..WIDTH).step_by(16) {
+            let to = &mut to[from * to_stride + lane..];
             // SAFETY: as the caller promises; `lane + 16` is at most `WIDTH`.
-            unsafe { by_rows!(sums.len().min(ROWS), float_rows(w, lane, x, stride, sums)) }
+            unsafe { by_rows!((m - from).min(ROWS), float_rows(w, lane, x, to, to_stride)) }
         }
     }
 }
@@ -141,14 +147,14 @@ pub(super) unsafe fn floats(w: FloatPanel<'_>, x: &[f32], stride: usize, m: usiz
 /// Outputs `lane ..+ 16` of `M` rows.
 ///
 /// # Safety
-/// `w` holds `depth` rows of `WIDTH` weights, `x` `M` rows of `depth` columns, `out` `M` rows.
+/// `w` holds `depth` rows of `WIDTH` weights, `x` `M` rows of `depth` columns, `to` room for `M` rows of 16.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn float_rows<const M: usize>(
     w: FloatPanel<'_>,
     lane: usize,
-    x: &[f32],
-    stride: usize,
-    out: &mut [[f32; WIDTH]],
+    (x, stride): (&[f32], usize),
+    to: &mut [f32],
+    to_stride: usize,
 ) {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for k in 0..w.depth {
@@ -164,11 +170,12 @@ unsafe fn float_rows<const M: usize>(
             }
         }
     }
-    for (sums, out) in sums.iter().zip(out) {
-        // SAFETY: a row of `out` has sixteen elements from `lane` on.
+    for (i, sums) in sums.iter().enumerate() {
+        // SAFETY: a row of the result has sixteen elements here.
         unsafe {
-            _mm256_storeu_ps(out.as_mut_ptr().add(lane), sums[0]);
-            _mm256_storeu_ps(out.as_mut_ptr().add(lane + 8), sums[1]);
+            let to = to.as_mut_ptr().add(i * to_stride);
+            _mm256_storeu_ps(to, sums[0]);
+            _mm256_storeu_ps(to.add(8), sums[1]);
         }
     }
 }

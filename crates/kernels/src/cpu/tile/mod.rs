@@ -81,64 +81,92 @@ impl Unit {
         units
     }
 
+    /// Whether [`bytes`](Self::bytes) reads codes that share bytes.
+    pub(crate) fn spreads(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512Vnni {
+            return true;
+        }
+        false
+    }
+
     /// `sums[i][j] = sum over k of x[i * stride + k] * w[k / 4, j, k % 4]` for `m` rows; the panel's
     /// length says how many columns.
     ///
     /// # Panics
-    /// When `m` is not in `1 ..= HEIGHT`, or an operand is too short or too long for exact sums.
+    /// When `m` is not in `1 ..= HEIGHT`, an operand is too short or too long for exact sums, or codes share bytes that
+    /// this unit does not [spread](Self::spreads).
     #[cfg_attr(
         any(target_arch = "x86_64", target_arch = "aarch64"),
         expect(unsafe_code, reason = "calls loops for instructions that were detected")
     )]
-    pub(crate) fn bytes(self, w: &[u8], x: &[i8], stride: usize, m: usize, sums: &mut Tile<i32>) {
-        let depth = w.len() / WIDTH;
+    pub(crate) fn bytes(self, w: BytePanel<'_>, x: &[i8], stride: usize, m: usize, sums: &mut Tile<i32>) {
+        let depth = w.codes.len() * 8 / (w.bits * WIDTH);
         assert!((1..=HEIGHT).contains(&m), "a tile of {m} rows");
+        assert!(w.bits == 8 || self.spreads() && matches!(w.bits, 2 | 4), "codes of {} bits", w.bits);
         assert!(
-            depth <= LONGEST && depth.is_multiple_of(DEPTH) && w.len() == depth * WIDTH,
+            depth <= LONGEST && depth.is_multiple_of(DEPTH) && w.codes.len() * 8 == depth * WIDTH * w.bits,
             "a panel of {depth} columns"
         );
         assert!((m - 1) * stride + depth <= x.len(), "{m} rows of {depth} columns in {} bytes", x.len());
         match self {
-            Self::Portable => portable::bytes(w, x, stride, m, sums),
+            Self::Portable => portable::bytes(w.codes, x, stride, m, sums),
             // SAFETY: a `Unit` other than `Portable` comes from `available`, which detected its
             // instructions; the lengths were checked above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512 => unsafe { avx2::bytes(w, x, stride, m, sums) },
+            Self::Avx2 | Self::Avx512 => unsafe { avx2::bytes(w.codes, x, stride, m, sums) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::AvxVnni => unsafe { avx2::bytes_vnni(w, x, stride, m, sums) },
+            Self::AvxVnni => unsafe { avx2::bytes_vnni(w.codes, x, stride, m, sums) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => unsafe { avx512::bytes(w, x, stride, m, sums) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Self::NeonDot => unsafe { neon::bytes(w, x, stride, m, sums) },
+            Self::NeonDot => unsafe { neon::bytes(w.codes, x, stride, m, sums) },
         }
     }
 
-    /// `sums[i][j] = sum over k < depth of x[i * stride + k] * w.data[k * w.stride + j]` for `m` rows.
+    /// `to[i * to_stride + j] = sum over k < depth of x[i * stride + k] * w.data[k * w.stride + j]` for `m` rows and
+    /// [`WIDTH`] outputs.
     ///
     /// # Panics
-    /// When `m` is not in `1 ..= HEIGHT`, or an operand is too short.
+    /// When `m` is not in `1 ..= HEIGHT`, or an operand or the result is too short.
     #[cfg_attr(
         target_arch = "x86_64",
         expect(unsafe_code, reason = "calls loops for instructions that were detected")
     )]
-    pub(crate) fn floats(self, w: FloatPanel<'_>, x: &[f32], stride: usize, m: usize, sums: &mut Tile<f32>) {
+    pub(crate) fn floats(
+        self,
+        w: FloatPanel<'_>,
+        (x, stride): (&[f32], usize),
+        m: usize,
+        (to, to_stride): (&mut [f32], usize),
+    ) {
         assert!((1..=HEIGHT).contains(&m) && w.depth > 0, "a tile of {m} rows by {}", w.depth);
         assert!((w.depth - 1) * w.stride + WIDTH <= w.data.len(), "a panel of {} columns", w.depth);
         assert!((m - 1) * stride + w.depth <= x.len(), "{m} rows of {} columns in {}", w.depth, x.len());
+        assert!((m - 1) * to_stride + WIDTH <= to.len(), "{m} rows of a tile in {}", to.len());
         match self {
             // SAFETY: a `Unit` other than `Portable` comes from `available`, which detected its
             // instructions; the lengths were checked above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => unsafe { avx2::floats(w, x, stride, m, sums) },
+            Self::Avx2 | Self::AvxVnni => unsafe { avx2::floats(w, (x, stride), m, (to, to_stride)) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Vnni => unsafe { avx512::floats(w, x, stride, m, sums) },
-            _ => portable::floats(w, x, stride, m, sums),
+            Self::Avx512 | Self::Avx512Vnni => unsafe { avx512::floats(w, (x, stride), m, (to, to_stride)) },
+            _ => portable::floats(w, x, stride, m, to, to_stride),
         }
     }
+}
+
+/// Unsigned codes of [`WIDTH`] outputs, `[depth / DEPTH, WIDTH, DEPTH]`. Where codes have 4 or 2 bits, those of a step of
+/// `DEPTH` columns that share a byte are as many apart as the step has bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct BytePanel<'a> {
+    pub(crate) codes: &'a [u8],
+    /// 8, or 4 or 2 where the unit spreads them.
+    pub(crate) bits: usize,
 }
 
 /// `depth` rows of [`WIDTH`] weights, `stride` apart.

@@ -29,7 +29,7 @@ vectorised! {
 
 vectorised! {
     /// See [`super::Unit::floats`].
-    fn floats(w: FloatPanel<'_>, x: &[f32], stride: usize, m: usize, sums: &mut Tile<f32>) {
+    fn floats(w: FloatPanel<'_>, x: &[f32], stride: usize, m: usize, to: &mut [f32], to_stride: usize) {
         for from in (0..m).step_by(ROWS) {
             let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &x[(from + i).min(m - 1) * stride..][..w.depth]);
             for lane in (0..WIDTH).step_by(LANES) {
@@ -42,8 +42,8 @@ vectorised! {
                         }
                     }
                 }
-                for (sums, part) in sums[from..m].iter_mut().zip(&part) {
-                    sums[lane..lane + LANES].copy_from_slice(part);
+                for (row, part) in (from..m).zip(&part) {
+                    to[row * to_stride + lane..][..LANES].copy_from_slice(part);
                 }
             }
         }
