@@ -15,6 +15,8 @@ pub mod backend;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod fused;
 mod linear;
 mod ops;
@@ -34,7 +36,7 @@ pub use activation::Activation;
 pub use attention::attention;
 pub use fused::{add_layer_norm, gelu, gelu_tanh, layer_norm};
 pub use linear::{
-    PackedLayer, embedding_packed, linear, linear_all, linear_packed, linear_quantized, unpack,
+    PackedLayer, embedding_packed, linear, linear_all, linear_packed, linear_quantized, rows_at_once, unpack,
 };
 pub use ops::CompressOps;
 pub use optimizer::{AdamWState, AdamWStep, adamw, clip_factor};

@@ -3,13 +3,14 @@
 use crate::activation::Activation;
 use crate::linear::PackedLayer;
 use crate::optimizer::{AdamWState, AdamWStep};
-use crate::packed_matrix::PackedMatrix;
+use crate::packed_matrix::{Code, PackedMatrix};
 use crate::portable;
 use crate::quantize::{QuantizedRows, TokenQuant};
 use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::FloatTensor;
 
@@ -79,6 +80,12 @@ pub trait CompressOps: Backend {
         portable::linear_quantized(x, q, p, bias)
     }
 
+    /// Whether [`linear_quantized`](Self::linear_quantized) multiplies the codes of many rows with those of a weight
+    /// `[out, in]` as they are. A layer that fuses operations fuses those of the portable body otherwise.
+    fn multiplies_codes(_code: Code, _shape: [usize; 2], _group: usize) -> bool {
+        false
+    }
+
     /// Whether [`linear_sparse`](Self::linear_sparse) leaves zeros out, so that it can be faster than a dense product.
     fn runs_sparse() -> bool {
         false
@@ -132,6 +139,17 @@ pub trait CompressOps: Backend {
         portable::layer_norm(x, gamma, beta, epsilon)
     }
 
+    /// See [`crate::rows_at_once`].
+    fn rows_at_once() -> Option<usize> {
+        None
+    }
+
+    /// Whether [`add_layer_norm`](Self::add_layer_norm) takes a residual of fewer rows, `[n, width]`, and adds it to every
+    /// `n` rows. Elsewhere it gets as many as `x` has.
+    fn repeats_residual() -> bool {
+        false
+    }
+
     /// See [`crate::add_layer_norm`]. `x` and `residual: [rows, width]`.
     fn add_layer_norm(
         x: Tensor<Self, 2>,
@@ -151,6 +169,12 @@ pub trait CompressOps: Backend {
     /// See [`crate::gelu_tanh`]. `x: [rows, columns]`.
     fn gelu_tanh(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         portable::gelu_tanh(x)
+    }
+
+    /// Whether [`attention`](Self::attention) is one kernel for elements and widths of heads like these. A layer that fuses
+    /// operations fuses those of the portable body otherwise.
+    fn attends(_dtype: DType, _width: usize) -> bool {
+        false
     }
 
     /// See [`crate::attention`].

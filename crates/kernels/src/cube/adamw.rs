@@ -33,9 +33,9 @@ fn adamw_kernel<F: Float>(
     #[comptime] scaled: bool,
     #[define(F)] _dtype: StorageType,
 ) {
-    let mut at = ABSOLUTE_POS as usize;
+    let mut at = ABSOLUTE_POS;
     let step = (CUBE_COUNT_X * CUBE_DIM_X) as usize;
-    while at < weight.len() as usize {
+    while at < weight.len() {
         let mut g = f32::cast_from(gradient[at]);
         if comptime!(scaled) {
             g *= f32::cast_from(factor[0]);

@@ -1,60 +1,23 @@
 //! The kernels below the layer that fuses operations: to it each of them is one operation that it does not look into.
 
+mod operation;
+
+use super::linear::nothing;
+use super::one;
+use super::packed::{Form, Problem, choose};
+use crate::activation::Activation;
+use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::optimizer::{AdamWState, AdamWStep};
-use crate::quantize::TokenQuant;
+use crate::packed_matrix::{Code, PackedMatrix, Prepared};
+use crate::portable;
+use crate::quantize::{QuantizedRows, TokenQuant};
 use burn::prelude::*;
-use burn::tensor::TensorPrimitive;
 use burn::tensor::ops::FloatTensor;
-use burn_fusion::stream::{Operation, OperationStreams};
-use burn_fusion::{Fusion, FusionBackend, FusionRuntime};
-use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
-use std::fmt;
-
-type Handles<B> = HandleContainer<<<B as FusionBackend>::FusionRuntime as FusionRuntime>::FusionHandle>;
-
-/// What an operation computes, from its inputs to its outputs, on the backend below.
-type Body<B> = dyn Fn(Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> + Send + Sync;
-
-/// An operation on float tensors with a body of its own.
-struct Own<B: FusionBackend> {
-    ir: CustomOpIr,
-    body: Box<Body<B>>,
-}
-
-impl<B: FusionBackend> fmt::Debug for Own<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.ir.fmt(f)
-    }
-}
-
-impl<B: FusionBackend> Operation<B::FusionRuntime> for Own<B> {
-    fn execute(&self, handles: &mut Handles<B>) {
-        let inputs = self.ir.inputs.iter().map(|ir| handles.get_float_tensor::<B>(ir)).collect();
-        for (ir, output) in self.ir.outputs.iter().zip((self.body)(inputs)) {
-            handles.register_float_tensor::<B>(&ir.id, output);
-        }
-    }
-}
-
-/// Registers an operation whose outputs are like the inputs at the given places, or `[1]` for none.
-fn register<B: FusionBackend>(
-    id: &'static str,
-    inputs: Vec<FloatTensor<Fusion<B>>>,
-    like: &[Option<usize>],
-    body: impl Fn(Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> + Send + Sync + 'static,
-) -> Vec<FloatTensor<Fusion<B>>> {
-    let client = inputs[0].client.clone();
-    let streams = OperationStreams::with_inputs(&inputs);
-    let output = |like: &Option<usize>| {
-        let shape = like.map_or_else(|| Shape::new([1]), |at| inputs[at].shape.clone());
-        TensorIr::uninit(client.create_empty_handle(), shape, inputs[like.unwrap_or(0)].dtype)
-    };
-    let outputs: Vec<TensorIr> = like.iter().map(output).collect();
-    let inputs: Vec<TensorIr> = inputs.into_iter().map(|x| x.into_ir()).collect();
-    let ir = CustomOpIr::new(id, &inputs, &outputs);
-    client.register(streams, OperationIr::Custom(ir.clone()), Own::<B> { ir, body: Box::new(body) })
-}
+use burn::tensor::{DType, Element, TensorPrimitive};
+use burn_fusion::{Fusion, FusionBackend};
+use operation::{Any, Input, Operands, Output, register};
+use std::marker::PhantomData;
 
 /// Registers an operation that gives a tensor like its one input.
 fn rowwise<B: FusionBackend>(
@@ -62,12 +25,113 @@ fn rowwise<B: FusionBackend>(
     x: Tensor<Fusion<B>, 2>,
     body: impl Fn(Tensor<B, 2>) -> Tensor<B, 2> + Send + Sync + 'static,
 ) -> Tensor<Fusion<B>, 2> {
-    let body = move |inputs: Vec<FloatTensor<B>>| {
-        let x = inputs.into_iter().next().expect("one input");
-        vec![body(Tensor::from_primitive(TensorPrimitive::Float(x))).into_primitive().tensor()]
+    let output = Output::new(x.dims(), x.dtype());
+    let body = move |mut inputs: Operands<B>| vec![Any::of(body(inputs.float()))];
+    let y = register::<B>(id, vec![Input::of(x)], vec![output], body);
+    tensor(one(y))
+}
+
+/// A packed weight among the inputs of an operation.
+struct Weight<B: FusionBackend> {
+    bits: u32,
+    code: Code,
+    shape: [usize; 2],
+    group: usize,
+    has_zeros: bool,
+    prepared: Prepared,
+    backend: PhantomData<B>,
+}
+
+impl<B: FusionBackend> Weight<B> {
+    /// The parts of `p` become inputs.
+    fn enter(p: &PackedMatrix<Fusion<B>>, inputs: &mut Vec<Input<B>>) -> Self {
+        inputs.extend([Input::of_int(p.words.clone()), Input::of(p.scales.clone())]);
+        inputs.extend(p.zeros.clone().map(Input::of));
+        Self {
+            bits: p.bits,
+            code: p.code,
+            shape: p.shape,
+            group: p.group,
+            has_zeros: p.zeros.is_some(),
+            prepared: p.prepared.clone(),
+            backend: PhantomData,
+        }
+    }
+
+    /// The weight on the backend below, of the next inputs.
+    fn take(&self, inputs: &mut Operands<B>) -> PackedMatrix<B> {
+        PackedMatrix {
+            words: inputs.int(),
+            scales: inputs.float(),
+            zeros: self.has_zeros.then(|| inputs.float()),
+            bits: self.bits,
+            code: self.code,
+            shape: self.shape,
+            group: self.group,
+            prepared: self.prepared.clone(),
+        }
+    }
+}
+
+/// Registers the products of one input with several layers as one operation.
+fn products<B: FusionBackend + CompressOps>(
+    x: Tensor<Fusion<B>, 2>,
+    q: Option<TokenQuant>,
+    layers: Vec<PackedLayer<'_, Fusion<B>>>,
+    activation: Activation,
+) -> Vec<Tensor<Fusion<B>, 2>> {
+    let (rows, dtype) = (x.dims()[0], x.dtype());
+    let mut inputs = vec![Input::of(x)];
+    let mut outputs = vec![];
+    let mut weights = vec![];
+    for (p, bias) in layers {
+        outputs.push(Output::new([rows, p.shape[0]], dtype));
+        weights.push((Weight::enter(p, &mut inputs), bias.is_some()));
+        inputs.extend(bias.map(Input::of));
+    }
+    let body = move |mut inputs: Operands<B>| {
+        let x = inputs.float();
+        let layer =
+            |(weight, biased): &(Weight<B>, bool)| (weight.take(&mut inputs), biased.then(|| inputs.float()));
+        let layers: Vec<_> = weights.iter().map(layer).collect();
+        let layers = layers.iter().map(|(p, bias)| (p, bias.clone())).collect();
+        B::linear_all(x, q, layers, activation).into_iter().map(Any::of).collect()
     };
-    let y = register::<B>(id, vec![x.into_primitive().tensor()], &[Some(0)], body);
-    Tensor::from_primitive(TensorPrimitive::Float(y.into_iter().next().expect("one output")))
+    register::<B>("briquette_linear", inputs, outputs, body).into_iter().map(tensor).collect()
+}
+
+/// Whether a product of some rows runs in a kernel of ours.
+fn has_kernel<B: FusionBackend + CompressOps>(
+    rows: usize,
+    q: Option<TokenQuant>,
+    p: &PackedMatrix<Fusion<B>>,
+) -> bool {
+    let in_codes = q.is_some() && B::multiplies_codes(p.code, p.shape, p.group);
+    in_codes || choose(Problem::of(rows, p)) != Form::Unpacked
+}
+
+/// One product, by a kernel of ours or by this layer's own operations, which fuse with what comes after.
+fn product<B: FusionBackend + CompressOps>(
+    x: Tensor<Fusion<B>, 2>,
+    q: Option<TokenQuant>,
+    (p, bias): PackedLayer<'_, Fusion<B>>,
+    activation: Activation,
+) -> Tensor<Fusion<B>, 2> {
+    if x.dims()[0] == 0 || p.shape.contains(&0) {
+        return nothing(&x, p, bias, activation);
+    }
+    if has_kernel(x.dims()[0], q, p) {
+        return one(products(x, q, vec![(p, bias)], activation));
+    }
+    let x = match q {
+        Some(q) => Fusion::<B>::fake_quantize_rows(x, q),
+        None => x,
+    };
+    activation.forward(portable::linear_packed(x, p, bias))
+}
+
+fn tensor<B: FusionBackend, const D: usize>(x: FloatTensor<Fusion<B>>) -> Tensor<Fusion<B>, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
 }
 
 impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
@@ -91,30 +155,188 @@ impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
         B::rows_in_one_pass()
     }
 
+    fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {
+        let ([rows, columns], dtype) = (x.dims(), x.dtype());
+        let mut outputs = vec![
+            Output::new([rows, columns], <B::IntElem as Element>::dtype()),
+            Output::new([rows, 1], dtype),
+        ];
+        if !q.symmetric {
+            outputs.push(Output::new([rows, 1], dtype));
+        }
+        let body = move |mut inputs: Operands<B>| {
+            let QuantizedRows { codes, scale, zero } = B::quantize_rows(inputs.float(), q);
+            [Any::of_int(codes), Any::of(scale)].into_iter().chain(zero.map(Any::of)).collect()
+        };
+        let found = register::<B>("briquette_quantize_rows", vec![Input::of(x)], outputs, body);
+        let mut found = found.into_iter();
+        let mut next = || found.next().expect("codes and a scale");
+        QuantizedRows {
+            codes: Tensor::from_primitive(next()),
+            scale: tensor(next()),
+            zero: found.next().map(tensor),
+        }
+    }
+
+    fn unpack(p: &PackedMatrix<Self>) -> Tensor<Self, 2> {
+        if p.shape.contains(&0) {
+            return portable::unpack(p);
+        }
+        let mut inputs = vec![];
+        let weight = Weight::enter(p, &mut inputs);
+        let output = Output::new(p.shape, p.scales.dtype());
+        let body = move |mut inputs: Operands<B>| vec![Any::of(B::unpack(&weight.take(&mut inputs)))];
+        tensor(one(register::<B>("briquette_unpack", inputs, vec![output], body)))
+    }
+
+    fn linear_packed(
+        x: Tensor<Self, 2>,
+        p: &PackedMatrix<Self>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        product(x, None, (p, bias), Activation::Identity)
+    }
+
+    fn linear_quantized(
+        x: Tensor<Self, 2>,
+        q: TokenQuant,
+        p: &PackedMatrix<Self>,
+        bias: Option<Tensor<Self, 1>>,
+    ) -> Tensor<Self, 2> {
+        product(x, Some(q), (p, bias), Activation::Identity)
+    }
+
+    fn linear_all(
+        x: Tensor<Self, 2>,
+        q: Option<TokenQuant>,
+        layers: Vec<PackedLayer<'_, Self>>,
+        activation: Activation,
+    ) -> Vec<Tensor<Self, 2>> {
+        let rows = x.dims()[0];
+        let ours = |p: &PackedMatrix<Self>| rows > 0 && !p.shape.contains(&0) && has_kernel(rows, q, p);
+        if layers.iter().all(|(p, _)| ours(p)) {
+            return products(x, q, layers, activation);
+        }
+        if let Some(q) = q.filter(|_| rows > 0 && !layers.iter().any(|(p, _)| ours(p))) {
+            let x = Self::fake_quantize_rows(x, q);
+            return layers.into_iter().map(|layer| product(x.clone(), None, layer, activation)).collect();
+        }
+        layers.into_iter().map(|layer| product(x.clone(), q, layer, activation)).collect()
+    }
+
+    fn embedding_packed(p: &PackedMatrix<Self>, ids: Tensor<Self, 2, Int>) -> Tensor<Self, 3> {
+        let ([batch, seq], width) = (ids.dims(), p.shape[1]);
+        if batch * seq == 0 || p.shape.contains(&0) {
+            return portable::embedding_packed(p, ids);
+        }
+        let mut inputs = vec![Input::of_int(ids)];
+        let weight = Weight::enter(p, &mut inputs);
+        let output = Output::new([batch, seq, width], p.scales.dtype());
+        let body = move |mut inputs: Operands<B>| {
+            let ids = inputs.int();
+            vec![Any::of(B::embedding_packed(&weight.take(&mut inputs), ids))]
+        };
+        tensor(one(register::<B>("briquette_embedding_packed", inputs, vec![output], body)))
+    }
+
+    // GELU stays with this layer's own operations, which fuse with their neighbours.
+
+    fn multiplies_codes(code: Code, shape: [usize; 2], group: usize) -> bool {
+        B::multiplies_codes(code, shape, group)
+    }
+
+    fn attends(dtype: DType, width: usize) -> bool {
+        B::attends(dtype, width)
+    }
+
+    fn attention(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        mask: Option<Tensor<Self, 4>>,
+        causal: bool,
+        scale: f64,
+    ) -> Tensor<Self, 4> {
+        let ([batch, heads, queries, width], value_width) = (q.dims(), v.dims()[3]);
+        if !B::attends(q.dtype(), width) || width != value_width {
+            return portable::attention(q, k, v, mask, causal, scale);
+        }
+        let output = Output::new([batch, heads, queries, width], q.dtype());
+        let masked = mask.is_some();
+        let body = move |mut inputs: Operands<B>| {
+            let (q, k, v) = (inputs.float(), inputs.float(), inputs.float());
+            let mask = masked.then(|| inputs.float());
+            vec![Any::of(<B as CompressOps>::attention(q, k, v, mask, causal, scale))]
+        };
+        let mut inputs = vec![Input::of(q), Input::of(k), Input::of(v)];
+        inputs.extend(mask.map(Input::of));
+        tensor(one(register::<B>("briquette_attention", inputs, vec![output], body)))
+    }
+
+    fn layer_norm(
+        x: Tensor<Self, 2>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, 2> {
+        if x.shape().num_elements() == 0 {
+            return x;
+        }
+        let output = Output::new(x.dims(), x.dtype());
+        let body = move |mut inputs: Operands<B>| {
+            let (x, gamma, beta) = (inputs.float(), inputs.float(), inputs.float());
+            vec![Any::of(<B as CompressOps>::layer_norm(x, gamma, beta, epsilon))]
+        };
+        let inputs = vec![Input::of(x), Input::of(gamma), Input::of(beta)];
+        tensor(one(register::<B>("briquette_layer_norm", inputs, vec![output], body)))
+    }
+
+    fn add_layer_norm(
+        x: Tensor<Self, 2>,
+        residual: Tensor<Self, 2>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, 2> {
+        if x.shape().num_elements() == 0 {
+            return x;
+        }
+        let output = Output::new(x.dims(), x.dtype());
+        let body = move |mut inputs: Operands<B>| {
+            let (x, residual, gamma) = (inputs.float(), inputs.float(), inputs.float());
+            vec![Any::of(B::add_layer_norm(x, residual, gamma, inputs.float(), epsilon))]
+        };
+        let inputs = vec![Input::of(x), Input::of(residual), Input::of(gamma), Input::of(beta)];
+        tensor(one(register::<B>("briquette_add_layer_norm", inputs, vec![output], body)))
+    }
+
     fn adamw(
         state: AdamWState<FloatTensor<Self>>,
         gradient: FloatTensor<Self>,
         factor: Option<FloatTensor<Self>>,
         step: AdamWStep,
     ) -> AdamWState<FloatTensor<Self>> {
+        let outputs = [&state.weight, &state.first, &state.second].map(Output::like::<B>).to_vec();
         let mut inputs = vec![state.weight, state.first, state.second, gradient];
         inputs.extend(factor);
-        let body = move |inputs: Vec<FloatTensor<B>>| {
-            let mut inputs = inputs.into_iter();
+        let inputs = inputs.into_iter().map(Input::float).collect();
+        let body = move |inputs: Operands<B>| {
+            let mut inputs = inputs.floats().into_iter();
             let mut next = || inputs.next().expect("four inputs");
             let state = AdamWState { weight: next(), first: next(), second: next() };
             let (gradient, factor) = (next(), inputs.next());
             let AdamWState { weight, first, second } = B::adamw(state, gradient, factor, step);
-            vec![weight, first, second]
+            [weight, first, second].map(Any::Float).to_vec()
         };
-        let found = register::<B>("briquette_adamw", inputs, &[Some(0), Some(1), Some(2)], body);
+        let found = register::<B>("briquette_adamw", inputs, outputs, body);
         let [weight, first, second] = found.try_into().expect("three outputs");
         AdamWState { weight, first, second }
     }
 
     fn clip_factor(gradients: Vec<FloatTensor<Self>>, limit: f64) -> FloatTensor<Self> {
-        let body = move |inputs: Vec<FloatTensor<B>>| vec![B::clip_factor(inputs, limit)];
-        let found = register::<B>("briquette_clip_factor", gradients, &[None], body);
-        found.into_iter().next().expect("one output")
+        let output = Output::new([1], gradients[0].dtype);
+        let gradients = gradients.into_iter().map(Input::float).collect();
+        let body = move |inputs: Operands<B>| vec![Any::Float(B::clip_factor(inputs.floats(), limit))];
+        one(register::<B>("briquette_clip_factor", gradients, vec![output], body))
     }
 }

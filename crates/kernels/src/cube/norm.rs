@@ -21,9 +21,9 @@ fn squares_kernel<F: Float>(
     #[define(F)] _dtype: StorageType,
 ) {
     let mut sum = 0.0f32;
-    let mut at = ABSOLUTE_POS as usize;
+    let mut at = ABSOLUTE_POS;
     let step = (CUBE_COUNT_X * CUBE_DIM_X) as usize;
-    while at < input.len() as usize {
+    while at < input.len() {
         let x = f32::cast_from(input[at]);
         sum += x * x;
         at += step;
@@ -43,7 +43,7 @@ fn factor_kernel<F: Float>(
 ) {
     let mut sum = 0.0f32;
     let mut at = UNIT_POS_X as usize;
-    while at < sums.len() as usize {
+    while at < sums.len() {
         sum += sums[at];
         at += CUBE_DIM_X as usize;
     }

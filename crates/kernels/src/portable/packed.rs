@@ -37,7 +37,9 @@ pub(crate) fn linear_packed<B: Backend>(
     bias: Option<Tensor<B, 1>>,
 ) -> Tensor<B, 2> {
     // The weight is a constant: a differentiable backend need not track how it was unpacked.
-    let product = x.matmul(crate::unpack(p).transpose());
+    let w = crate::unpack(p);
+    let w = if w.dtype() == x.dtype() { w } else { w.cast(x.dtype()) };
+    let product = x.matmul(w.transpose());
     match bias {
         Some(bias) => product + bias.unsqueeze(),
         None => product,

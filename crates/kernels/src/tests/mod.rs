@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod fused;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
 mod optimizer;
 mod packed;
 mod quantize;
 mod sparse;
-#[cfg(feature = "wgpu")]
-mod vulkan;
 
 use burn::backend::Flex;
 use burn::prelude::*;

@@ -1,0 +1,132 @@
+//! Products with packed weights: which kernels compute them, and what products of one input share.
+
+use super::activation::activate;
+use super::packed::{self, Form, Inputs, Problem, Weight};
+use super::tensor_cores::Codes;
+use super::{computes_in, float, rows};
+use crate::activation::Activation;
+use crate::linear::PackedLayer;
+use crate::packed_matrix::PackedMatrix;
+use crate::portable;
+use crate::quantize::TokenQuant;
+use burn::prelude::*;
+use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
+
+/// See [`crate::linear_all`].
+pub(super) fn linear_all<B, R>(
+    x: Tensor<B, 2>,
+    q: Option<TokenQuant>,
+    layers: Vec<PackedLayer<'_, B>>,
+    activation: Activation,
+) -> Vec<Tensor<B, 2>>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    let mut input = Input { x, q, numbers: None, simulated: None, codes: Codes::default() };
+    layers.into_iter().map(|(p, bias)| input.times(p, bias, activation)).collect()
+}
+
+/// An input of products, and what was made of it for all of them.
+struct Input<B: Backend, R: CubeRuntime> {
+    /// `[rows, in]`.
+    x: Tensor<B, 2>,
+    /// How it is quantized before it is multiplied.
+    q: Option<TokenQuant>,
+    /// Whole numbers and their scales.
+    numbers: Option<Inputs<R>>,
+    /// Quantized and made floats again.
+    simulated: Option<Tensor<B, 2>>,
+    /// Codes for tensor cores.
+    codes: Codes,
+}
+
+impl<B, R> Input<B, R>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    /// The product with one layer's weight.
+    fn times(
+        &mut self,
+        p: &PackedMatrix<B>,
+        bias: Option<Tensor<B, 1>>,
+        activation: Activation,
+    ) -> Tensor<B, 2> {
+        let rows = self.x.dims()[0];
+        if rows == 0 || p.shape.contains(&0) {
+            return nothing(&self.x, p, bias, activation);
+        }
+        let tensors = [Some(self.x.clone()), Some(p.scales.clone()), p.zeros.clone()];
+        if !tensors.into_iter().flatten().all(|x| computes_in(&x.into_primitive().tensor())) {
+            let x = self.simulated();
+            return activation.forward(portable::linear_packed(x, p, bias));
+        }
+        match packed::choose(Problem::of(rows, p)) {
+            Form::FewRows { rows } => {
+                let bias = bias.map(|bias| bias.into_primitive().tensor());
+                let dtype = self.x.dtype();
+                float(packed::few_rows(self.numbers(), Weight::of(p), bias, activation, rows, dtype))
+            }
+            Form::Unpacked => {
+                if let Some(q) = self.q
+                    && let Some(y) = self.codes.times(&self.x, q, p, bias.as_ref(), activation)
+                {
+                    return y;
+                }
+                let x = self.simulated();
+                let w = float::<B, R, 2>(packed::unpack(Weight::of(p), None, x.dtype()));
+                let y = with_bias(x.matmul(w.transpose()), bias).into_primitive().tensor();
+                float(if activation == Activation::Identity { y } else { activate(y, activation) })
+            }
+        }
+    }
+
+    /// For kernels that multiply with a scale of each row afterwards.
+    fn numbers(&mut self) -> Inputs<R> {
+        let Some(q) = self.q else {
+            return Inputs { values: self.x.clone().into_primitive().tensor(), scales: None };
+        };
+        let make = || {
+            let found = rows::quantize_to_floats(self.x.clone().into_primitive().tensor(), q);
+            Inputs { values: found.codes, scales: Some(found.scales) }
+        };
+        self.numbers.get_or_insert_with(make).clone()
+    }
+
+    /// For products of floats.
+    fn simulated(&mut self) -> Tensor<B, 2> {
+        let Some(q) = self.q else {
+            return self.x.clone();
+        };
+        let make = || {
+            let x = self.x.clone();
+            super::rowwise(x, |x| rows::fake_quantize(x, q), |x| portable::fake_quantize_rows(x, q))
+        };
+        self.simulated.get_or_insert_with(make).clone()
+    }
+}
+
+/// A product of which something is empty: nothing, or the bias in each row.
+pub(super) fn nothing<B: Backend>(
+    x: &Tensor<B, 2>,
+    p: &PackedMatrix<B>,
+    bias: Option<Tensor<B, 1>>,
+    activation: Activation,
+) -> Tensor<B, 2> {
+    let (rows, out) = (x.dims()[0], p.shape[0]);
+    let options = (&x.device(), x.dtype());
+    // Nothing can be launched on nothing.
+    if rows * out == 0 {
+        return Tensor::empty([rows, out], options);
+    }
+    activation.forward(with_bias(Tensor::zeros([rows, out], options), bias))
+}
+
+fn with_bias<B: Backend>(product: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 2> {
+    match bias {
+        Some(bias) => product + bias.unsqueeze(),
+        None => product,
+    }
+}

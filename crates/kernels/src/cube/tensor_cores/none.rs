@@ -1,0 +1,46 @@
+//! A build that knows no such device.
+
+use crate::activation::Activation;
+use crate::packed_matrix::{Code, PackedMatrix};
+use crate::quantize::TokenQuant;
+use burn::prelude::*;
+use burn::tensor::DType;
+
+/// Codes of no input.
+#[derive(Default)]
+pub(in crate::cube) struct Codes;
+
+impl Codes {
+    /// Nothing.
+    #[expect(clippy::unused_self, reason = "what a build with such devices has")]
+    pub(in crate::cube) fn times<B: Backend>(
+        &mut self,
+        _x: &Tensor<B, 2>,
+        _q: TokenQuant,
+        _p: &PackedMatrix<B>,
+        _bias: Option<&Tensor<B, 1>>,
+        _activation: Activation,
+    ) -> Option<Tensor<B, 2>> {
+        None
+    }
+}
+
+/// Never.
+pub(in crate::cube) fn multiplies_codes<R>(_code: Code, _shape: [usize; 2], _group: usize) -> bool {
+    false
+}
+
+/// Never.
+pub(in crate::cube) fn attends<R>(_dtype: DType, _width: usize) -> bool {
+    false
+}
+
+/// Nothing.
+pub(in crate::cube) fn attention<B: Backend>(
+    _qkv: [&Tensor<B, 4>; 3],
+    _mask: Option<&Tensor<B, 4>>,
+    _causal: bool,
+    _scale: f64,
+) -> Option<Tensor<B, 4>> {
+    None
+}

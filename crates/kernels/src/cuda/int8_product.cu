@@ -1,0 +1,239 @@
+// y = (codes of x) (codes of w)^T, dequantized: int8 by int8 into int32 on the tensor cores of Hopper.
+//
+// Compiled once for each variant; the host defines
+//   BN       columns of a tile: 64, 128, 192 or 256
+//   STAGES   tiles of both inputs that are on their way or in use
+//   OUT      element of y: float, __nv_bfloat16 or __half
+//   ACTIVATION, HAS_BIAS, HAS_SHIFT  what follows the product; BIAS, the element of the bias
+// and puts WGMMA, the instruction for BN columns, in front.
+//
+// Both inputs lie in memory as the tensor cores read them from shared memory: panels of 64 rows, and within a panel
+// blocks of 128 codes of each row, 8 KiB each, in which the eight 16-byte chunks of row r are stored at chunk ^ (r % 8).
+// A tile is then loaded by a few bulk copies of whole blocks.
+//
+// One group of 128 threads loads, two multiply, each 64 rows of a tile.
+
+constexpr u32 BM = 128;
+constexpr u32 BLOCK = 64 * 128;
+constexpr u32 A_BYTES = BM * 128;
+constexpr u32 B_BYTES = BN * 128;
+constexpr u32 STAGE = A_BYTES + B_BYTES;
+constexpr u32 CONSUMERS = 2;
+// Rows of tiles that are gone through together, so that what they share is still in the L2.
+constexpr u32 GROUP = 8;
+// Results of a warp on their way out: 16 rows of 128 bytes, 16 bytes apart so that no two threads meet in a bank.
+constexpr u32 PITCH = 128 + 16;
+constexpr u32 OUT_BYTES = 16 * PITCH;
+constexpr u32 PIECE = 128 / sizeof(OUT);
+
+struct Info {
+    u64 rows;     // of x
+    u64 columns;  // of y
+    u64 blocks;   // of 128 codes in a row
+    u64 stride;   // from a row of y to the next, in elements
+};
+
+DEVICE u32 shared_address(const void* p) { return static_cast<u32>(__cvta_generic_to_shared(p)); }
+
+DEVICE void barrier_init(u32 barrier, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
+}
+
+DEVICE void barrier_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+DEVICE void barrier_release(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+DEVICE void barrier_wait(u32 barrier, u32 phase) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n}" ::"r"(barrier), "r"(phase) : "memory");
+}
+
+DEVICE void load(u32 to, const char* from, u32 bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+        "r"(bytes), "r"(barrier) : "memory");
+}
+
+// A matrix in shared memory: rows of 128 bytes, swizzled, eight of them 1024 bytes apart.
+DEVICE u64 descriptor(u32 address) {
+    return static_cast<u64>((address & 0x3ffff) >> 4) | (u64(1) << 16) | (u64(1024 >> 4) << 32) | (u64(1) << 62);
+}
+
+struct Tile {
+    u32 m, n;
+};
+
+// The n-th tile: first down a group of rows of tiles, then to the right.
+DEVICE Tile tile_of(u32 unit, u32 tiles_m, u32 tiles_n) {
+    const u32 in_group = GROUP * tiles_n;
+    const u32 first = unit / in_group * GROUP;
+    const u32 height = min(tiles_m - first, GROUP);
+    const u32 rest = unit % in_group;
+    return {first + rest % height, rest / height};
+}
+
+// What a column's sums are multiplied with, and what is added.
+struct Column {
+    float scale, sum, bias;
+};
+
+extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) int8_product(
+    const char* __restrict__ x, const char* __restrict__ w, const float* __restrict__ row_scale,
+    const float* __restrict__ column_scale,
+#if HAS_SHIFT
+    const float* __restrict__ row_shift, const float* __restrict__ column_sum,
+#endif
+#if HAS_BIAS
+    const BIAS* __restrict__ bias,
+#endif
+    OUT* __restrict__ y, const __grid_constant__ Info info) {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    const u32 base = shared_address(memory);
+    const u32 full = base + STAGES * STAGE + CONSUMERS * 4 * OUT_BYTES, empty = full + STAGES * 8;
+    const u32 rows = info.rows, columns = info.columns, blocks = info.blocks;
+    const u32 tiles_m = (rows + BM - 1) / BM, tiles_n = (columns + BN - 1) / BN;
+    const u32 units = tiles_m * tiles_n;
+    const u32 group = threadIdx.x / 128;
+
+    if (threadIdx.x == 0) {
+        for (u32 stage = 0; stage < STAGES; stage++) {
+            barrier_init(full + stage * 8, 1);
+            barrier_init(empty + stage * 8, CONSUMERS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+
+    u32 stage = 0, phase = 0;
+    if (group == CONSUMERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x % 128 == 0) {
+            const u32 last_x = (rows + 63) / 64 - 1, last_w = (columns + 63) / 64 - 1;
+            for (u32 unit = blockIdx.x; unit < units; unit += gridDim.x) {
+                const Tile tile = tile_of(unit, tiles_m, tiles_n);
+                for (u32 block = 0; block < blocks; block++) {
+                    const u32 to = base + stage * STAGE, barrier = full + stage * 8;
+                    barrier_wait(empty + stage * 8, phase ^ 1);
+                    barrier_expect(barrier, STAGE);
+#pragma unroll
+                    for (u32 i = 0; i < BM / 64; i++) {
+                        const u64 panel = min(tile.m * (BM / 64) + i, last_x);
+                        load(to + i * BLOCK, x + (panel * blocks + block) * BLOCK, BLOCK, barrier);
+                    }
+#pragma unroll
+                    for (u32 i = 0; i < BN / 64; i++) {
+                        const u64 panel = min(tile.n * (BN / 64) + i, last_w);
+                        load(to + A_BYTES + i * BLOCK, w + (panel * blocks + block) * BLOCK, BLOCK, barrier);
+                    }
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                }
+            }
+        }
+        return;
+    }
+
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    const bool elected = threadIdx.x % 128 == 0;
+    const bool aligned = info.stride * sizeof(OUT) % 16 == 0 && reinterpret_cast<u64>(y) % 16 == 0;
+    unsigned char* out = memory + STAGES * STAGE + threadIdx.x / 32 * OUT_BYTES;
+    int sum[BN / 2];
+    for (u32 unit = blockIdx.x; unit < units; unit += gridDim.x) {
+        const Tile tile = tile_of(unit, tiles_m, tiles_n);
+        u32 before = 0;
+        for (u32 block = 0; block < blocks; block++) {
+            barrier_wait(full + stage * 8, phase);
+            const u64 a = descriptor(base + stage * STAGE + group * BLOCK);
+            const u64 b = descriptor(base + stage * STAGE + A_BYTES);
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) WGMMA(sum, a + 2 * k, b + 2 * k, (block | k) != 0);
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            if (block > 0) {
+                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+                if (elected) barrier_release(empty + before * 8);
+            }
+            before = stage;
+            if (++stage == STAGES) stage = 0, phase ^= 1;
+        }
+        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+        if (elected) barrier_release(empty + before * 8);
+
+        // A thread has two neighbouring columns of every eight, in two rows eight apart.
+        const u32 first_row = tile.m * BM + group * 64 + warp * 16;
+        const u32 row[2] = {first_row + lane / 4, first_row + lane / 4 + 8};
+        float scale[2];
+#if HAS_SHIFT
+        float shift[2];
+#endif
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            scale[half] = row[half] < rows ? row_scale[row[half]] : 0.0f;
+#if HAS_SHIFT
+            shift[half] = row[half] < rows ? row_shift[row[half]] : 0.0f;
+#endif
+        }
+#pragma unroll
+        for (u32 piece = 0; piece < BN / PIECE; piece++) {
+            const u32 left = tile.n * BN + piece * PIECE;
+            if (left >= columns) break;
+#pragma unroll
+            for (u32 j = 0; j < PIECE / 8; j++) {
+                const u32 c = left + j * 8 + lane % 4 * 2;
+                Column column[2] = {};
+#pragma unroll
+                for (u32 i = 0; i < 2; i++) {
+                    // The host rounds the lengths of its own arrays up.
+                    column[i].scale = column_scale[c + i];
+#if HAS_SHIFT
+                    column[i].sum = column_sum[c + i];
+#endif
+#if HAS_BIAS
+                    column[i].bias = to_float(bias[min(c + i, columns - 1)]);
+#endif
+                }
+#pragma unroll
+                for (u32 half = 0; half < 2; half++) {
+                    float value[2];
+#pragma unroll
+                    for (u32 i = 0; i < 2; i++) {
+                        const int s = sum[(piece * (PIECE / 8) + j) * 4 + half * 2 + i];
+                        float v = static_cast<float>(s) * (scale[half] * column[i].scale);
+#if HAS_SHIFT
+                        v += shift[half] * column[i].sum;
+#endif
+#if HAS_BIAS
+                        v += column[i].bias;
+#endif
+                        value[i] = activation(v);
+                    }
+                    OUT* at = reinterpret_cast<OUT*>(out + (lane / 4 + half * 8) * PITCH) + j * 8 + lane % 4 * 2;
+                    store_pair(at, value);
+                }
+            }
+            __syncwarp();
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                const u32 r = i * 4 + lane / 8, c = left + lane % 8 * (16 / sizeof(OUT));
+                const unsigned char* from = out + r * PITCH + lane % 8 * 16;
+                OUT* to = y + (first_row + r) * info.stride + c;
+                if (first_row + r < rows) {
+                    if (aligned && c + 16 / sizeof(OUT) <= columns) {
+                        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+                    } else {
+                        for (u32 e = 0; e < 16 / sizeof(OUT); e++)
+                            if (c + e < columns) to[e] = reinterpret_cast<const OUT*>(from)[e];
+                    }
+                }
+            }
+            __syncwarp();
+        }
+    }
+}

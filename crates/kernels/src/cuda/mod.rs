@@ -1,0 +1,249 @@
+//! Products of codes on the tensor cores of NVIDIA's Hopper chips, in CUDA C++: cubecl has no name for their instructions.
+//!
+//! An input is quantized straight into the layout that the product reads; a weight is brought into it once.
+
+mod attention;
+mod source;
+mod variants;
+
+use crate::activation::Activation;
+use crate::packed_matrix::{Code, Prepared};
+use crate::quantize::TokenQuant;
+pub(crate) use attention::{attention, supports as supports_attention};
+use burn::prelude::*;
+use burn::tensor::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::ComputeClient;
+use cubecl::features::Tma;
+use cubecl::server::Handle;
+use cubecl_cuda::CudaRuntime;
+use source::{floats, launch};
+use std::sync::Arc;
+use thiserror::Error;
+use variants::{Element, Int8Product, QuantizeRows, WeightCodes};
+
+type Client = ComputeClient<CudaRuntime>;
+type Matrix = CubeTensor<CudaRuntime>;
+
+/// Codes of a row that lie together.
+const BLOCK: usize = 128;
+
+/// Rows that lie together.
+const PANEL: usize = 64;
+
+/// Why a product is not for these kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum Unsupported {
+    /// They use instructions of one generation of chips.
+    #[error("the device is no NVIDIA Hopper GPU")]
+    Device,
+    /// Floats of another type.
+    #[error("elements of type {0:?}")]
+    Element(DType),
+    /// Sums of whole rows cannot be scaled group by group.
+    #[error("scales for groups of {group} of {columns} inputs")]
+    Groups {
+        /// Inputs that share a scale.
+        group: usize,
+        /// Inputs in all.
+        columns: usize,
+    },
+    /// Codes with zero points.
+    #[error("a weight with zero points")]
+    ZeroPoints,
+    /// Rows are held in registers.
+    #[error("{0} inputs, more than {most}", most = QuantizeRows::WIDEST)]
+    Columns(usize),
+    /// Nothing to compute.
+    #[error("nothing to compute")]
+    Empty,
+}
+
+/// A weight as these kernels see it.
+#[derive(Clone)]
+pub(crate) struct Weight {
+    /// `[out, words]`.
+    pub(crate) words: Matrix,
+    /// `[out, 1]`.
+    pub(crate) scales: Matrix,
+    pub(crate) bits: u32,
+    pub(crate) code: Code,
+    /// `[out, in]`.
+    pub(crate) shape: [usize; 2],
+    pub(crate) group: usize,
+    pub(crate) prepared: Prepared,
+}
+
+/// Whether `x: [rows, in]` can be multiplied with `w`.
+pub(crate) fn supports(x: &Matrix, w: &Weight) -> Result<(), Unsupported> {
+    let tma = x.client.features().tma;
+    if !tma.contains(Tma::Base) || tma.contains(Tma::Im2colWide) {
+        return Err(Unsupported::Device);
+    }
+    for dtype in [x.dtype, w.scales.dtype] {
+        Element::of(dtype).ok_or(Unsupported::Element(dtype))?;
+    }
+    if x.meta.num_elements() == 0 {
+        return Err(Unsupported::Empty);
+    }
+    suits(w.code, w.shape, w.group)
+}
+
+/// Whether inputs can be multiplied with a weight `[out, in]`.
+pub(crate) fn suits(code: Code, shape: [usize; 2], group: usize) -> Result<(), Unsupported> {
+    let [_, columns] = shape;
+    if shape.contains(&0) {
+        return Err(Unsupported::Empty);
+    }
+    if code == Code::Asymmetric {
+        return Err(Unsupported::ZeroPoints);
+    }
+    if group != columns {
+        return Err(Unsupported::Groups { group, columns });
+    }
+    if columns > QuantizeRows::WIDEST {
+        return Err(Unsupported::Columns(columns));
+    }
+    Ok(())
+}
+
+/// An input's codes in the product's layout.
+pub(crate) struct Quantized {
+    codes: Handle,
+    scale: Handle,
+    shift: Option<Handle>,
+    rows: usize,
+    columns: usize,
+    device: <CudaRuntime as cubecl::Runtime>::Device,
+    client: Client,
+    dtype: DType,
+}
+
+/// Bytes of a matrix of codes.
+fn layout(rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(PANEL) * columns.next_multiple_of(BLOCK)
+}
+
+/// Quantizes `x: [rows, columns]` row by row. It must be [supported](supports).
+pub(crate) fn quantize(x: Matrix, q: TokenQuant) -> Quantized {
+    let x = if x.meta.strides()[1] == 1 { x } else { into_contiguous(x) };
+    let [rows, columns] = x.meta.shape().dims();
+    let element = Element::of(x.dtype).expect("checked by supports()");
+    let kernel = QuantizeRows::new(element, columns, q);
+    let (client, device, dtype) = (x.client.clone(), x.device.clone(), x.dtype);
+    let codes = client.empty(layout(rows, columns));
+    let scale = client.empty(rows * size_of::<f32>());
+    let shift = (!q.symmetric).then(|| client.empty(rows * size_of::<f32>()));
+    let (low, high) = q.code_limits();
+    let offset = if q.symmetric { 0.0 } else { q.levels() / 2.0 };
+    let (fixed, zero_point) = q.range.map_or((1.0, 0.0), |(min, max)| q.scale_and_zero_point(min, max));
+    let info = vec![
+        rows as u64,
+        columns as u64,
+        columns.div_ceil(BLOCK) as u64,
+        x.meta.strides()[0] as u64,
+        floats(low, high),
+        floats(q.divisor(), fixed),
+        floats(zero_point, offset),
+    ];
+    let mut buffers = vec![x.handle.binding(), codes.clone().binding(), scale.clone().binding()];
+    buffers.extend(shift.clone().map(Handle::binding));
+    launch(&client, kernel, (rows as u32).div_ceil(kernel.rows()), buffers, info);
+    Quantized { codes, scale, shift, rows, columns, device, client, dtype }
+}
+
+/// A weight's codes in the product's layout.
+struct Codes {
+    codes: Handle,
+    /// Scale of each row, and the row's sum.
+    scale: Handle,
+    sum: Handle,
+}
+
+fn codes(w: &Weight) -> Arc<Codes> {
+    w.prepared.get_or_make(
+        |_: &Codes| true,
+        || {
+            let client = w.words.client.clone();
+            let [rows, columns] = w.shape;
+            let floats = || client.empty(rows * size_of::<f32>());
+            let made = Codes { codes: client.empty(layout(rows, columns)), scale: floats(), sum: floats() };
+            let element = Element::of(w.scales.dtype).expect("checked by supports()");
+            let kernel = WeightCodes { element, bits: w.bits, binary: w.code == Code::Binary };
+            let outputs = [&made.codes, &made.scale, &made.sum].map(|h| h.clone().binding());
+            let mut buffers = vec![w.words.handle.clone().binding(), w.scales.handle.clone().binding()];
+            buffers.extend(outputs);
+            let info = vec![
+                rows as u64,
+                columns as u64,
+                columns.div_ceil(BLOCK) as u64,
+                w.words.meta.strides()[0] as u64,
+                w.scales.meta.strides()[0] as u64,
+            ];
+            launch(&client, kernel, (rows as u32).div_ceil(WeightCodes::ROWS), buffers, info);
+            made
+        },
+    )
+}
+
+/// `x w^T + bias`, then `activation`: `[rows, out]` of the type that the input had. `bias: [out]`.
+pub(crate) fn product(x: &Quantized, w: &Weight, bias: Option<Matrix>, activation: Activation) -> Matrix {
+    let w_codes = codes(w);
+    let [columns, _] = w.shape;
+    let bias = bias.map(|bias| if bias.meta.strides()[0] == 1 { bias } else { into_contiguous(bias) });
+    let multiprocessors =
+        x.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132) as usize;
+    let tile = tile_columns(x.rows, columns, multiprocessors);
+    let kernel = Int8Product {
+        columns: tile as u32,
+        element: Element::of(x.dtype).expect("checked by supports()"),
+        activation,
+        bias: bias.as_ref().map(|bias| Element::of(bias.dtype).expect("floats")),
+        shift: x.shift.is_some(),
+    };
+    let y = empty_device_dtype(x.client.clone(), x.device.clone(), Shape::new([x.rows, columns]), x.dtype);
+    let mut buffers = vec![
+        x.codes.clone().binding(),
+        w_codes.codes.clone().binding(),
+        x.scale.clone().binding(),
+        w_codes.scale.clone().binding(),
+    ];
+    if let Some(shift) = &x.shift {
+        buffers.extend([shift.clone().binding(), w_codes.sum.clone().binding()]);
+    }
+    buffers.extend(bias.map(|bias| bias.handle.binding()));
+    buffers.push(y.handle.clone().binding());
+    let info =
+        vec![x.rows as u64, columns as u64, x.columns.div_ceil(BLOCK) as u64, y.meta.strides()[0] as u64];
+    let tiles = x.rows.div_ceil(ROWS) * columns.div_ceil(tile);
+    launch(&x.client, kernel, tiles.min(multiprocessors) as u32, buffers, info);
+    y
+}
+
+/// Rows of a tile.
+const ROWS: usize = Int8Product::ROWS as usize;
+
+/// Columns of the tiles that take the fewest rounds of all multiprocessors, a round costing what a tile computes and
+/// something for its beginning and end.
+fn tile_columns(rows: usize, columns: usize, multiprocessors: usize) -> usize {
+    const BEGIN_AND_END: usize = 48;
+    let cost = |tile: &usize| {
+        let tiles = rows.div_ceil(ROWS) * columns.div_ceil(*tile);
+        tiles.div_ceil(multiprocessors) * (tile + BEGIN_AND_END)
+    };
+    [256, 192, 128, 64].into_iter().min_by_key(cost).expect("four of them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_fill_the_multiprocessors() {
+        for (rows, columns, expected) in [(4096, 4096, 256), (8192, 768, 192), (64, 4096, 64), (1, 64, 64)] {
+            assert_eq!(tile_columns(rows, columns, 132), expected, "{rows} x {columns}");
+        }
+    }
+}
