@@ -25,6 +25,8 @@ enum Task {
     Trained(trained::Options),
     /// Time all forms of a model on the processor, write docs/results/SUITE.json.
     BenchCpu(bench::Options),
+    /// Time kernels and models on a GPU, beside PyTorch; write docs/results/speed_gpu.json, tables and plots.
+    BenchA100(bench::gpu::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Task::Quality(options) => ended(quality::run(&options)),
         Task::Trained(options) => ended(trained::run(&options)),
         Task::BenchCpu(options) => ended(bench::run(&options)),
+        Task::BenchA100(options) => ended(bench::gpu::run(&options)),
     }
 }
 

@@ -5,6 +5,7 @@
 //! are taken within a round, and their median over the rounds is quoted.
 
 pub(crate) mod cpu;
+pub(crate) mod gpu;
 
 use crate::options::{Common, at, command, json};
 use clap::builder::PossibleValuesParser;

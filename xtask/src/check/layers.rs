@@ -3,7 +3,7 @@
 use super::Violation;
 
 /// Folder under `crates/`, what it may depend on, and what its tests may use besides.
-const LAYERS: [(&str, &[&str], &[&str]); 14] = [
+const LAYERS: [(&str, &[&str], &[&str]); 15] = [
     ("core", &[], &[]),
     ("kernels", &[], &[]),
     ("nn/derive", &[], &[]),
@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str], &[&str]); 14] = [
     ("composer", &["checkpoint", "core", "distill", "kernels", "layer-reduce", "nn", "prune", "quant"], &[]),
     ("train", &["composer", "core", "distill", "kernels", "nn", "quant"], &[]),
     ("models", &["checkpoint", "core", "kernels", "nn"], &["layer-reduce"]),
+    ("bench", &["composer", "core", "kernels", "models", "nn", "train"], &[]),
     (
         "cli",
         &[

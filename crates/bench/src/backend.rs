@@ -1,0 +1,116 @@
+//! Backends: generic code is instantiated here and nowhere else, each backend behind its feature.
+
+use crate::clock::Clock;
+use crate::job::{Floats, Job, said};
+use crate::{BackendChoice, BenchError, Options, Row, Section, checks, models, operations, parts, training};
+use briquette_kernels::backend::Cpu;
+use burn::backend::Autodiff;
+use burn::prelude::*;
+use std::panic::AssertUnwindSafe;
+
+/// Measures what is asked for and adds rows to the file.
+///
+/// # Errors
+/// When the backend is not built in or finds no device, a kernel is wrong, or the file cannot be written. What cannot
+/// be measured is no error but a row.
+pub fn run(options: &Options) -> Result<(), BenchError> {
+    let mut job = Job::new(options)?;
+    match options.backend {
+        BackendChoice::Cpu => {
+            described(&mut job, "the processor".into())?;
+            sections::<Cpu>(&mut job, Floats { name: "f32", compressed: true })
+        }
+        #[cfg(feature = "wgpu")]
+        BackendChoice::Wgpu => vulkan(&mut job),
+        #[cfg(feature = "cuda")]
+        BackendChoice::Cuda => cuda(&mut job),
+        #[cfg(not(all(feature = "wgpu", feature = "cuda")))]
+        #[allow(unreachable_patterns, reason = "reached by the choices whose feature is off")]
+        other => {
+            let name = format!("{other:?}").to_lowercase();
+            Err(BenchError::Backend(format!("`{name}` is not built in: build with `--features {name}`")))
+        }
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn vulkan(job: &mut Job<'_>) -> Result<(), BenchError> {
+    use briquette_kernels::backend::{Wgpu, configure_gpu};
+    configure_gpu(false);
+    briquette_kernels::register::<Wgpu>();
+    briquette_kernels::register::<Autodiff<Wgpu>>();
+    described(job, Wgpu::name(&Default::default()))?;
+    sections::<Wgpu>(job, Floats { name: "f32", compressed: true })
+}
+
+/// 32-bit floats, then 16-bit ones, in which compressed layers are timed.
+#[cfg(feature = "cuda")]
+fn cuda(job: &mut Job<'_>) -> Result<(), BenchError> {
+    use briquette_kernels::backend::{Cuda, configure_gpu};
+    type Halves = burn_cuda::Cuda<half::bf16, i32>;
+    configure_gpu(false);
+    briquette_kernels::register::<Cuda>();
+    briquette_kernels::register::<Autodiff<Cuda>>();
+    briquette_kernels::register::<Halves>();
+    described(job, gpu())?;
+    sections::<Halves>(job, Floats { name: "bf16", compressed: true })?;
+    sections::<Cuda>(job, Floats { name: "f32", compressed: false })
+}
+
+/// The GPU's name as the driver's own tool says it.
+#[cfg(feature = "cuda")]
+fn gpu() -> String {
+    let query =
+        std::process::Command::new("nvidia-smi").args(["--query-gpu=name", "--format=csv,noheader"]).output();
+    let names = query.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    names.lines().next().map_or("an NVIDIA GPU", str::trim).to_string()
+}
+
+/// Writes down on what is measured.
+fn described(job: &mut Job<'_>, name: String) -> Result<(), BenchError> {
+    let backend = format!("{:?}", job.options.backend).to_lowercase();
+    let program = concat!("briquette ", env!("CARGO_PKG_VERSION")).into();
+    eprintln!("{name} ({backend})");
+    job.add(&Row::Device { name, backend, program })
+}
+
+/// The sections asked for, with these floats.
+fn sections<B: Backend>(job: &mut Job<'_>, floats: Floats) -> Result<(), BenchError> {
+    let device = B::Device::default();
+    answers::<B>(&device)?;
+    if job.options.wants(Section::Checks) {
+        checks::run::<B>(job, floats, &device)?;
+    }
+    let wanted = |section: Section| job.options.wants(section);
+    let (operations, models, parts) =
+        (wanted(Section::Operations), wanted(Section::Models), wanted(Section::Parts));
+    if models {
+        eprintln!("{}: models", floats.name);
+        models::run::<B>(job, floats, &device)?;
+    }
+    if job.options.wants(Section::Training) && floats.name == "f32" {
+        eprintln!("{}: training", floats.name);
+        training::run::<Autodiff<B>>(job, &device)?;
+    }
+    if operations || parts {
+        let clock = Clock::<B>::new(&device, job.care());
+        if parts {
+            eprintln!("{}: parts of models", floats.name);
+            parts::run(job, floats, &clock, &device)?;
+        }
+        if operations {
+            eprintln!("{}: operations", floats.name);
+            operations::run(job, floats, &clock, &device)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is a device.
+fn answers<B: Backend>(device: &B::Device) -> Result<(), BenchError> {
+    let first = AssertUnwindSafe(|| Tensor::<B, 1>::zeros([1], device).into_data());
+    let answer = std::panic::catch_unwind(first);
+    answer
+        .map(drop)
+        .map_err(|panic| BenchError::Backend(format!("no device answers: {}", said(panic.as_ref()))))
+}

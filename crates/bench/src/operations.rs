@@ -1,0 +1,74 @@
+//! Linear layers one by one, and what the device can do at best.
+
+use crate::clock::Clock;
+use crate::forms::{Form, Layer, LayerSize};
+use crate::job::{Floats, Job};
+use crate::numbers::matrix;
+use crate::{BenchError, Row};
+use briquette_kernels::Activation;
+use burn::prelude::*;
+
+/// Measures the ceilings, then every layer at every number of rows.
+pub(crate) fn run<B: Backend>(
+    job: &mut Job<'_>,
+    floats: Floats,
+    clock: &Clock<B>,
+    device: &B::Device,
+) -> Result<(), BenchError> {
+    ceilings::<B>(job, floats, clock, device)?;
+    for &(model, layers) in job.sizes.layers {
+        for &[d_input, d_output] in layers {
+            for &rows in job.sizes.rows {
+                let size = LayerSize { d_input, d_output, rows, storage: job.sizes.storage };
+                for form in Form::ALL.into_iter().filter(|f| *f == Form::Float || floats.compressed) {
+                    let what = form.name(floats.name);
+                    let place = format!("{what} {rows} x {d_input} x {d_output}");
+                    job.measured(place, || layer::<B>(form, what.clone(), model, size, clock, device))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn layer<B: Backend>(
+    form: Form,
+    what: String,
+    model: &str,
+    size: LayerSize,
+    clock: &Clock<B>,
+    device: &B::Device,
+) -> Result<Row, String> {
+    let layer = Layer::<B>::new(form, size, Activation::Identity, device);
+    layer.compare()?;
+    let mut at = 0;
+    let timing = clock.time(layer.copies() + 3, layer.output_bytes(), || {
+        at += 1;
+        layer.forward(at)
+    });
+    let LayerSize { d_input, d_output, rows, .. } = size;
+    let (device_us, call_us, bytes) = (timing.device_us, timing.call_us, layer.bytes());
+    Ok(Row::Linear { what, model: model.into(), d_input, d_output, rows, device_us, call_us, bytes })
+}
+
+/// Copying, as an addition that reads and writes every element once, and the largest product.
+fn ceilings<B: Backend>(
+    job: &mut Job<'_>,
+    floats: Floats,
+    clock: &Clock<B>,
+    device: &B::Device,
+) -> Result<(), BenchError> {
+    let (count, side) = (job.sizes.copied, job.sizes.square);
+    job.measured("copy bandwidth".into(), || {
+        let x = matrix::<B>([1, count], 1.0, device);
+        let bytes = 2 * count * x.dtype().size();
+        let timing = clock.time(3, bytes / 2, || x.clone() + 1.0);
+        Ok(Row::Ceiling { what: "copy".into(), per_second: bytes as f64 / timing.device_us * 1e6 })
+    })?;
+    job.measured(format!("largest product in {}", floats.name), || {
+        let [x, w] = [0, 1].map(|_| matrix::<B>([side, side], 1.0, device));
+        let timing = clock.time(3, side * side * 4, || x.clone().matmul(w.clone()));
+        let operations = 2.0 * (side as f64).powi(3);
+        Ok(Row::Ceiling { what: floats.name.into(), per_second: operations / timing.device_us * 1e6 })
+    })
+}
