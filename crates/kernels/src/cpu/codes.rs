@@ -146,13 +146,29 @@ fn unpack_eights<const BITS: usize>(bytes: &[u8], out: &mut [u8]) {
     }
 }
 
+/// Codes that do not cross bytes: a loop that compilers turn into interleaved stores.
+#[inline(always)]
+fn unpack_bytes<const BITS: usize, const CODES: usize>(bytes: &[u8], out: &mut [u8]) {
+    let mask = (1u8 << BITS) - 1;
+    let full = out.len() / CODES;
+    let (whole, rest) = out.split_at_mut(full * CODES);
+    for (byte, out) in bytes.iter().zip(whole.as_chunks_mut::<CODES>().0) {
+        for (j, code) in out.iter_mut().enumerate() {
+            *code = (byte >> (BITS * j)) & mask;
+        }
+    }
+    for (j, code) in rest.iter_mut().enumerate() {
+        *code = (bytes[full] >> (BITS * j)) & mask;
+    }
+}
+
 vectorised! {
     fn unpack_codes(bytes: &[u8], bits: u32, out: &mut [u8]) {
         match bits {
-            1 => unpack_eights::<1>(bytes, out),
-            2 => unpack_eights::<2>(bytes, out),
+            1 => unpack_bytes::<1, 8>(bytes, out),
+            2 => unpack_bytes::<2, 4>(bytes, out),
             3 => unpack_eights::<3>(bytes, out),
-            4 => unpack_eights::<4>(bytes, out),
+            4 => unpack_bytes::<4, 2>(bytes, out),
             5 => unpack_eights::<5>(bytes, out),
             6 => unpack_eights::<6>(bytes, out),
             7 => unpack_eights::<7>(bytes, out),

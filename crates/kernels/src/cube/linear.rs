@@ -63,6 +63,12 @@ where
             let x = self.simulated();
             return activation.forward(portable::linear_packed(x, p, bias));
         }
+        // Few rows too: a tile of them takes as long as the weight's way to it.
+        if let Some(q) = self.q
+            && let Some(y) = self.codes.times(&self.x, q, p, bias.as_ref(), activation)
+        {
+            return y;
+        }
         match packed::choose(Problem::of(rows, p)) {
             Form::FewRows { rows } => {
                 let bias = bias.map(|bias| bias.into_primitive().tensor());
@@ -70,11 +76,6 @@ where
                 float(packed::few_rows(self.numbers(), Weight::of(p), bias, activation, rows, dtype))
             }
             Form::Unpacked => {
-                if let Some(q) = self.q
-                    && let Some(y) = self.codes.times(&self.x, q, p, bias.as_ref(), activation)
-                {
-                    return y;
-                }
                 let x = self.simulated();
                 let w = float::<B, R, 2>(packed::unpack(Weight::of(p), None, x.dtype()));
                 let y = with_bias(x.matmul(w.transpose()), bias).into_primitive().tensor();

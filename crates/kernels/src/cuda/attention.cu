@@ -10,6 +10,8 @@
 
 constexpr u32 KEYS = 64, QUERIES = 64, PITCH = D + 8;
 constexpr float LOG2_E = 1.44269504f;
+// Below every score, masked ones too.
+constexpr float NOTHING = -3.0e38f;
 
 struct Strides {
     u64 batch, head, row;
@@ -89,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(128) attention(
     }
 
     float result[D / 8][4] = {};
-    float most[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
+    float most[2] = {NOTHING, NOTHING}, total[2] = {0.0f, 0.0f};
     u32 end = keys;
     if (CAUSAL) end = min(keys, part * QUERIES + QUERIES + (keys - queries));
     for (u32 start = 0; start < end; start += KEYS) {
@@ -123,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(128) attention(
                 s = fmaxf(s + to_float(mask[at]), LOWEST);
 #endif
                 if (CAUSAL && column > r + (keys - queries)) s = 2.0f * LOWEST;
-                if (column >= keys) s = -INFINITY;
+                if (column >= keys) s = NOTHING;
                 score[n][i] = s;
                 above[i / 2] = fmaxf(above[i / 2], s);
             }

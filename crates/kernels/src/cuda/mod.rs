@@ -26,6 +26,7 @@ use variants::{Element, Int8Product, QuantizeRows, WeightCodes};
 
 type Client = ComputeClient<CudaRuntime>;
 type Matrix = CubeTensor<CudaRuntime>;
+type Device = <CudaRuntime as cubecl::Runtime>::Device;
 
 /// Codes of a row that lie together.
 const BLOCK: usize = 128;
@@ -116,7 +117,7 @@ pub(crate) struct Quantized {
     shift: Option<Handle>,
     rows: usize,
     columns: usize,
-    device: <CudaRuntime as cubecl::Runtime>::Device,
+    device: Device,
     client: Client,
     dtype: DType,
 }
@@ -156,6 +157,7 @@ pub(crate) fn quantize(x: Matrix, q: TokenQuant) -> Quantized {
 
 /// A weight's codes in the product's layout.
 struct Codes {
+    device: Device,
     codes: Handle,
     /// Scale of each row, and the row's sum.
     scale: Handle,
@@ -163,29 +165,28 @@ struct Codes {
 }
 
 fn codes(w: &Weight) -> Arc<Codes> {
-    w.prepared.get_or_make(
-        |_: &Codes| true,
-        || {
-            let client = w.words.client.clone();
-            let [rows, columns] = w.shape;
-            let floats = || client.empty(rows * size_of::<f32>());
-            let made = Codes { codes: client.empty(layout(rows, columns)), scale: floats(), sum: floats() };
-            let element = Element::of(w.scales.dtype).expect("checked by supports()");
-            let kernel = WeightCodes { element, bits: w.bits, binary: w.code == Code::Binary };
-            let outputs = [&made.codes, &made.scale, &made.sum].map(|h| h.clone().binding());
-            let mut buffers = vec![w.words.handle.clone().binding(), w.scales.handle.clone().binding()];
-            buffers.extend(outputs);
-            let info = vec![
-                rows as u64,
-                columns as u64,
-                columns.div_ceil(BLOCK) as u64,
-                w.words.meta.strides()[0] as u64,
-                w.scales.meta.strides()[0] as u64,
-            ];
-            launch(&client, kernel, (rows as u32).div_ceil(WeightCodes::ROWS), buffers, info);
-            made
-        },
-    )
+    w.prepared.get_or_make(|found: &Codes| found.device == w.words.device, || make_codes(w))
+}
+
+fn make_codes(w: &Weight) -> Codes {
+    let (client, device) = (w.words.client.clone(), w.words.device.clone());
+    let [rows, columns] = w.shape;
+    // The product reads whole tiles of them.
+    let floats = || client.empty(rows.next_multiple_of(256) * size_of::<f32>());
+    let made = Codes { device, codes: client.empty(layout(rows, columns)), scale: floats(), sum: floats() };
+    let element = Element::of(w.scales.dtype).expect("checked by supports()");
+    let kernel = WeightCodes { element, bits: w.bits, binary: w.code == Code::Binary };
+    let mut buffers = vec![w.words.handle.clone().binding(), w.scales.handle.clone().binding()];
+    buffers.extend([&made.codes, &made.scale, &made.sum].map(|made| made.clone().binding()));
+    let info = vec![
+        rows as u64,
+        columns as u64,
+        columns.div_ceil(BLOCK) as u64,
+        w.words.meta.strides()[0] as u64,
+        w.scales.meta.strides()[0] as u64,
+    ];
+    launch(&client, kernel, (rows as u32).div_ceil(WeightCodes::ROWS), buffers, info);
+    made
 }
 
 /// `x w^T + bias`, then `activation`: `[rows, out]` of the type that the input had. `bias: [out]`.
