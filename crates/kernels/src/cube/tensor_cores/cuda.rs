@@ -87,6 +87,10 @@ where
     same::<_, CubeTensor<R>>(y).map(float::<B, R, 4>)
 }
 
+fn is_cuda<R: CubeRuntime>() -> bool {
+    TypeId::of::<R>() == TypeId::of::<CudaRuntime>()
+}
+
 /// A tensor of a runtime that turns out to be CUDA's.
 fn on_cuda<R: CubeRuntime>(x: CubeTensor<R>) -> Option<CubeTensor<CudaRuntime>> {
     same(x)
