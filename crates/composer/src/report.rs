@@ -9,8 +9,10 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+mod kernels;
 mod sparse;
 
+pub use kernels::product_kernels;
 pub use sparse::{SparseExecution, SparseReport, pattern_text, sparse_layers};
 
 /// Bytes of a model's tensors.
@@ -120,6 +122,9 @@ pub struct Latency {
     pub before_ms: f64,
     /// Of the artefact, reloaded.
     pub after_ms: f64,
+    /// What its packed linear layers computed with, and how many layers each.
+    #[serde(default)]
+    pub kernels: std::collections::BTreeMap<String, usize>,
 }
 
 /// Floating-point operations of one example, two for each multiplication of a sum of products.
@@ -263,6 +268,9 @@ impl Report {
             let text = format!("\nThe compressed model is {slower:.2} times as slow as the original here.\n");
             out.push_str(&text);
         }
+        for (kernel, layers) in self.latency.iter().flat_map(|l| &l.kernels) {
+            out.push_str(&format!("\n{layers} packed layers: {kernel}.\n"));
+        }
         out.push_str("\n## Bytes by element type\n\n| type | before | after |\n|---|---:|---:|\n");
         let types: std::collections::BTreeSet<&String> =
             self.bytes_before.by_dtype.keys().chain(self.bytes_after.by_dtype.keys()).collect();
@@ -390,7 +398,13 @@ mod tests {
             }],
             removed: vec![RemovedReport { group: "up".into(), of: 40, kept: 32 }],
             quality: None,
-            latency: Some(Latency { batch: 1, seq: 16, before_ms: 1.0, after_ms: 2.0 }),
+            latency: Some(Latency {
+                batch: 1,
+                seq: 16,
+                before_ms: 1.0,
+                after_ms: 2.0,
+                kernels: [("int8 tiles".into(), 3)].into(),
+            }),
             operations: Some(Operations { before: 8e6, after: 4e6 }),
             training: Some(Training {
                 data: "train.tsv".into(),
@@ -418,6 +432,7 @@ mod tests {
     #[test]
     fn markdown_says_when_compression_made_it_slower() {
         let text = report().to_markdown();
+        assert!(text.contains("3 packed layers: int8 tiles."), "{text}");
         assert!(text.contains("2.00 times as slow"), "{text}");
         assert!(text.contains("weight_quantization on 1 layers"), "{text}");
         let line = "train.tsv, taught by t: 10 steps in 5.0 s (2.00 steps a second). After each epoch: 0.5000, 0.7500.";

@@ -5,6 +5,7 @@ use crate::linear::PackedLayer;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::{Code, PackedMatrix};
 use crate::portable;
+use crate::product_kernel::{PORTABLE, PackedProduct};
 use crate::quantize::{QuantizedRows, TokenQuant};
 use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Autodiff;
@@ -122,6 +123,11 @@ pub trait CompressOps: Backend {
         activation: Activation,
     ) -> Tensor<Self, 2> {
         portable::linear(x, w, bias, activation)
+    }
+
+    /// See [`crate::product_kernel`].
+    fn product_kernel(_product: PackedProduct, _device: &Self::Device) -> String {
+        PORTABLE.into()
     }
 
     /// See [`crate::embedding_packed`].

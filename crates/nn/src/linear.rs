@@ -4,7 +4,7 @@ use crate::module::{drop_in_module, needs::*};
 use crate::slots::{InputSlot, LowRank, PackedSlot, simulate};
 use crate::{Compressible, Initializer, LayerMut, LayerPath, LinearLayout};
 use briquette_core::{InputObserver, InputQuantization, host_floats};
-use briquette_kernels::{self as kernels, Activation, PackedMatrix, SparseMatrix, TokenQuant};
+use briquette_kernels::{self as kernels, Activation, PackedMatrix, PackedProduct, SparseMatrix, TokenQuant};
 use burn::config::Config;
 use burn::module::Param;
 use burn::nn::LinearRecord;
@@ -276,6 +276,11 @@ impl<B: Backend> Linear<B> {
     /// The weight without its zeros, where the layer computes with it.
     pub fn sparse(&self) -> Option<&SparseMatrix<B>> {
         self.packed.sparse()
+    }
+
+    /// The product of `rows` input rows with the packed weight, if the layer has one.
+    pub fn packed_product(&self, rows: usize) -> Option<PackedProduct> {
+        self.packed().map(|packed| PackedProduct::of(rows, self.input.token_quant(), packed))
     }
 
     /// The packed weight, if there is one.

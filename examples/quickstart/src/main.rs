@@ -23,7 +23,7 @@ mod train;
 
 use briquette_checkpoint::Naming;
 use briquette_composer::artefact::{self, Artefact, Source, Staged};
-use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, methods};
+use briquette_composer::report::{Bytes, Latency, LayerReport, Quality, Report, methods, product_kernels};
 use briquette_composer::{Composer, Finished, Recipe};
 use briquette_nn::{model_view, name_table};
 use burn::backend::{Autodiff, Flex};
@@ -151,6 +151,7 @@ fn compare(before: &Classifier, after: &Classifier, artefact: &Artefact, test: &
             seq: LENGTH,
             before_ms: measure::latency_ms(before, test, &device),
             after_ms: measure::latency_ms(after, test, &device),
+            kernels: product_kernels(after, measure::BATCH * LENGTH, &device),
         }),
         seconds: BTreeMap::new(),
     }

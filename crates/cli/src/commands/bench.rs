@@ -6,10 +6,11 @@ use crate::error::{CliError, write_file};
 use crate::model::Opened;
 use crate::output::say;
 use crate::progress::Progress;
-use briquette_composer::report::sparse_layers;
+use briquette_composer::report::{product_kernels, sparse_layers};
 use briquette_models::{Inputs, ModelJob, Pretrained, Task};
 use burn::prelude::*;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Tokens of an example where nothing is said.
@@ -34,17 +35,21 @@ impl Work for Bench<'_> {
         }
         let seq = if vision { 0 } else { args.seq.unwrap_or(DEFAULT_SEQ) };
         let job = Time { opened: &opened, batch: args.batch, seq, budget: ENOUGH, on };
-        let (times, sparse) = opened.config.run(job)?;
+        let Timed { times, sparse, kernels } = opened.config.run(job)?;
         let median_ms = median(&times);
         let (batch, runs) = (args.batch, times.len());
         if let Some(pruned) = opened.artefact.as_ref().map(|a| a.manifest().sparse.len()).filter(|n| *n > 0) {
             say!("{sparse} of {pruned} pruned layers leave their zeros out, the others run dense");
         }
+        for (kernel, layers) in &kernels {
+            say!("{layers} packed layers: {kernel}");
+        }
         say!("{median_ms:.3} ms median of {runs} runs, {batch} x {seq}, {} on {}", on.backend, on.name);
         if let Some(path) = &args.json {
             let value = json!({
                 "batch": batch, "seq": seq, "median_ms": median_ms, "min_ms": times.first(), "runs": runs,
-                "backend": on.backend, "device": on.name, "sparse_layers": sparse, "model_bytes": opened.tensor_bytes()?,
+                "backend": on.backend, "device": on.name, "sparse_layers": sparse,
+                "kernels": kernels, "model_bytes": opened.tensor_bytes()?,
             });
             write_file(path, &format!("{value:#}\n"))?;
         }
@@ -52,7 +57,17 @@ impl Work for Bench<'_> {
     }
 }
 
-/// Loads a model and times its forward pass; milliseconds, sorted, and how many layers leave zeros out.
+/// What timing a model gives.
+pub(crate) struct Timed {
+    /// Milliseconds, sorted.
+    pub(crate) times: Vec<f64>,
+    /// How many layers leave zeros out.
+    sparse: usize,
+    /// What packed layers compute with where inputs have a row for each token of the batch, and how many layers each.
+    kernels: BTreeMap<String, usize>,
+}
+
+/// Loads a model and times its forward pass.
 pub(crate) struct Time<'a, B: Backend> {
     pub(crate) opened: &'a Opened,
     pub(crate) batch: usize,
@@ -63,12 +78,17 @@ pub(crate) struct Time<'a, B: Backend> {
 }
 
 impl<B: Backend> ModelJob<B> for Time<'_, B> {
-    type Output = Result<(Vec<f64>, usize), CliError>;
+    type Output = Result<Timed, CliError>;
 
     fn run<M: Pretrained<B>>(self, config: &M::Config) -> Self::Output {
         let model: M = self.opened.load(config, self.on)?;
         let inputs = Inputs::dummy(&self.opened.config.task(), self.batch, self.seq, &self.on.device)?;
-        Ok((time(&model, &inputs, self.budget), sparse_layers(&model).len()))
+        let rows = self.batch * self.seq.max(1);
+        Ok(Timed {
+            times: time(&model, &inputs, self.budget),
+            sparse: sparse_layers(&model).len(),
+            kernels: product_kernels(&model, rows, &self.on.device),
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use briquette_checkpoint::TensorFiles;
 use briquette_composer::artefact::{Source, Staged, sha256_hex, stage};
 use briquette_composer::report::{
     Bytes, Latency, LayerReport, Operations, Quality, RemovedReport, Report, SparseReport, Training, methods,
+    product_kernels,
 };
 use briquette_composer::{FinishError, Finished, Plan, SensitivityRow, Session};
 use briquette_core::{KeptUnits, Measure};
@@ -270,7 +271,8 @@ impl<B: Backend> Job<'_, B> {
         };
         let inputs = Inputs::dummy(&task, 1, seq, &self.on.device)?;
         let ms = |model: &M| median(&time(model, &inputs, REPORT_BUDGET));
-        Ok(Some(Latency { batch: 1, seq, before_ms: ms(before), after_ms: ms(after) }))
+        let kernels = product_kernels(after, seq.max(1), &self.on.device);
+        Ok(Some(Latency { batch: 1, seq, before_ms: ms(before), after_ms: ms(after), kernels }))
     }
 
     fn quality<M: Pretrained<B>>(&self, before: &M, after: &M) -> Result<Option<Quality>, CliError> {

@@ -33,15 +33,20 @@ pub(crate) fn linear_packed(
     if rows * p.shape[0] * p.shape[1] == 0 {
         return activation.forward(crate::portable::linear_packed(x, p, bias));
     }
-    if rows <= FEW_ROWS {
-        return by_panels(unit, x, &Panels::of(p), &Finish::new(bias, activation));
+    if by_panels(rows) {
+        return panels(unit, x, &Panels::of(p), &Finish::new(bias, activation));
     }
     multiply(&Matrix::new(x), &Weight::Packed(&PackedRows::new(p)), p.shape, bias, activation)
 }
 
+/// Whether so many rows are multiplied with panels.
+pub(crate) fn by_panels(rows: usize) -> bool {
+    rows <= FEW_ROWS
+}
+
 /// Few rows times a packed weight, which each block of them unpacks panel by panel.
 #[expect(unsafe_code, reason = "the result is not written twice")]
-fn by_panels(unit: Unit, x: Tensor<Flex, 2>, panels: &Panels, finish: &Finish) -> Tensor<Flex, 2> {
+fn panels(unit: Unit, x: Tensor<Flex, 2>, panels: &Panels, finish: &Finish) -> Tensor<Flex, 2> {
     let [rows, columns] = x.dims();
     let x = contiguous(x);
     let x = x.storage::<f32>();

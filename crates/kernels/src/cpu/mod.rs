@@ -33,6 +33,7 @@ use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
+use crate::product_kernel::PackedProduct;
 use crate::quantize::{QuantizedRows, TokenQuant};
 use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Flex;
@@ -158,6 +159,17 @@ impl CompressOps for Flex {
             linear::linear(x, w, bias, activation)
         } else {
             portable::linear(x, w, bias, activation)
+        }
+    }
+
+    fn product_kernel(product: PackedProduct, _device: &Self::Device) -> String {
+        let unit = tile::Unit::best().name();
+        match product.input {
+            Some(_) => format!("int8 tiles, {unit}"),
+            None if linear::by_panels(product.rows) => {
+                format!("float tiles, {unit}, panels unpacked on the way")
+            }
+            None => "gemm on blocks unpacked on the way".into(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::ops::CompressOps;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::{Code, PackedMatrix, Prepared};
 use crate::portable;
+use crate::product_kernel::PackedProduct;
 use crate::quantize::{QuantizedRows, TokenQuant};
 use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
@@ -240,6 +241,10 @@ impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
     }
 
     // GELU stays with this layer's own operations, which fuse with their neighbours.
+
+    fn product_kernel(product: PackedProduct, device: &Self::Device) -> String {
+        B::product_kernel(product, device)
+    }
 
     fn multiplies_codes(code: Code, shape: [usize; 2], group: usize) -> bool {
         B::multiplies_codes(code, shape, group)

@@ -2,12 +2,13 @@
 
 use super::activation::activate;
 use super::packed::{self, Form, Inputs, Problem, Weight};
-use super::tensor_cores::Codes;
+use super::tensor_cores::{self, Codes};
 use super::{computes_in, float, rows};
 use crate::activation::Activation;
 use crate::linear::PackedLayer;
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
+use crate::product_kernel::PackedProduct;
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn_cubecl::CubeRuntime;
@@ -26,6 +27,19 @@ where
 {
     let mut input = Input { x, q, numbers: None, simulated: None, codes: Codes::default() };
     layers.into_iter().map(|(p, bias)| input.times(p, bias, activation)).collect()
+}
+
+/// See [`crate::product_kernel`].
+pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, device: &R::Device) -> String {
+    let form = match packed::choose(product.into()) {
+        Form::FewRows { rows } => format!("codes unpacked in registers, {rows} rows at a time"),
+        Form::Unpacked => "the weight unpacked to memory for a product of floats".into(),
+    };
+    match product.input.map(|_| tensor_cores::refuses::<R>(product, device)) {
+        None => form,
+        Some(None) => "int8 on tensor cores".into(),
+        Some(Some(why)) => format!("{form}; not int8 on tensor cores: {why}"),
+    }
 }
 
 /// An input of products, and what was made of it for all of them.

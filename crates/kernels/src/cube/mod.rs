@@ -17,6 +17,7 @@ use crate::ops::CompressOps;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::{Code, PackedMatrix};
 use crate::portable;
+use crate::product_kernel::PackedProduct;
 use crate::quantize::{QuantizedRows, TokenQuant};
 use burn::prelude::*;
 use burn::tensor::backend::DeviceOps;
@@ -144,6 +145,10 @@ where
 
     fn gelu_tanh(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         rowwise(x, |x| activation::activate(x, Activation::GeluTanh), portable::gelu_tanh)
+    }
+
+    fn product_kernel(product: PackedProduct, device: &Self::Device) -> String {
+        linear::kernel::<R>(product, device)
     }
 
     fn multiplies_codes(code: Code, shape: [usize; 2], group: usize) -> bool {

@@ -79,10 +79,7 @@ pub(crate) struct Weight {
 
 /// Whether `x: [rows, in]` can be multiplied with `w`.
 pub(crate) fn supports(x: &Matrix, w: &Weight) -> Result<(), Unsupported> {
-    let tma = x.client.features().tma;
-    if !tma.contains(Tma::Base) || tma.contains(Tma::Im2colWide) {
-        return Err(Unsupported::Device);
-    }
+    runs_on(&x.client)?;
     for dtype in [x.dtype, w.scales.dtype] {
         Element::of(dtype).ok_or(Unsupported::Element(dtype))?;
     }
@@ -90,6 +87,13 @@ pub(crate) fn supports(x: &Matrix, w: &Weight) -> Result<(), Unsupported> {
         return Err(Unsupported::Empty);
     }
     suits(w.code, w.shape, w.group)
+}
+
+/// Whether a device has the instructions.
+pub(crate) fn runs_on(client: &Client) -> Result<(), Unsupported> {
+    let tma = client.features().tma;
+    let hopper = tma.contains(Tma::Base) && !tma.contains(Tma::Im2colWide);
+    if hopper { Ok(()) } else { Err(Unsupported::Device) }
 }
 
 /// Whether inputs can be multiplied with a weight `[out, in]`.

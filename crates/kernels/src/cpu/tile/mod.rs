@@ -58,6 +58,23 @@ impl Unit {
         *BEST
     }
 
+    /// As the maker calls the instructions.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "plain loops",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "AVX-VNNI",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => "AVX-512 VNNI",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => "NEON dot product",
+        }
+    }
+
     /// All that this machine has, the fastest last.
     pub(crate) fn available() -> Vec<Self> {
         let mut units = vec![Self::Portable];

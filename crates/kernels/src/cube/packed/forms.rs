@@ -3,6 +3,7 @@
 use super::Coding;
 use super::codes::{RUN, codes_per_chunk};
 use crate::packed_matrix::PackedMatrix;
+use crate::product_kernel::PackedProduct;
 use burn::prelude::Backend;
 
 /// Rows up to which weights are unpacked in registers: beyond, the multiplications of ordinary arithmetic units cost
@@ -30,6 +31,13 @@ pub(in crate::cube) struct Problem {
     rows: usize,
     out: usize,
     coding: Coding,
+}
+
+impl From<PackedProduct> for Problem {
+    fn from(product: PackedProduct) -> Self {
+        let coding = Coding::of_product(product);
+        Self { rows: product.rows, out: product.shape[0], coding }
+    }
 }
 
 impl Problem {

@@ -10,6 +10,7 @@ pub(super) use forms::{Form, Problem, choose};
 pub(super) use unpack::unpack;
 
 use crate::packed_matrix::{Code, PackedMatrix};
+use crate::product_kernel::PackedProduct;
 use burn::prelude::*;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
@@ -40,6 +41,12 @@ pub(super) struct Coding {
 impl Coding {
     pub(super) fn of<B: Backend>(p: &PackedMatrix<B>) -> Self {
         Self { bits: p.bits, code: p.code, group: p.group, by_row: p.group == p.shape[1] }
+    }
+
+    /// Of a product that is only described.
+    fn of_product(product: PackedProduct) -> Self {
+        let PackedProduct { bits, code, group, .. } = product;
+        Self { bits, code, group, by_row: group == product.shape[1] }
     }
 
     /// Values are `(code - middle) * unit * scale`, plus the zero where there is one.

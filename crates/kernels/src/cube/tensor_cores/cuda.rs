@@ -4,11 +4,13 @@ use crate::activation::Activation;
 use crate::cube::float;
 use crate::cuda;
 use crate::packed_matrix::{Code, PackedMatrix};
+use crate::product_kernel::PackedProduct;
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::ComputeClient;
 use cubecl_cuda::CudaRuntime;
 use std::any::{Any, TypeId};
 
@@ -49,6 +51,17 @@ impl Codes {
         let y = cuda::product(codes, &w, bias, activation);
         same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
     }
+}
+
+/// Why a product is not computed in integers on a device, if it is not.
+pub(in crate::cube) fn refuses<R: CubeRuntime>(product: PackedProduct, device: &R::Device) -> Option<String> {
+    let client: ComputeClient<CudaRuntime> = match same(R::client(device)) {
+        Some(client) => client,
+        None => return Some("the device is none of CUDA's".into()),
+    };
+    let PackedProduct { shape, code, group, .. } = product;
+    let suits = cuda::runs_on(&client).and_then(|()| cuda::suits(code, shape, group));
+    suits.err().map(|why| why.to_string())
 }
 
 /// See [`crate::ops::CompressOps::multiplies_codes`].

@@ -6,6 +6,6 @@ mod cuda;
 mod none;
 
 #[cfg(feature = "cuda")]
-pub(super) use cuda::{Codes, attends, attention, multiplies_codes};
+pub(super) use cuda::{Codes, attends, attention, multiplies_codes, refuses};
 #[cfg(not(feature = "cuda"))]
-pub(super) use none::{Codes, attends, attention, multiplies_codes};
+pub(super) use none::{Codes, attends, attention, multiplies_codes, refuses};

@@ -2,9 +2,11 @@
 
 use crate::activation::Activation;
 use crate::packed_matrix::{Code, PackedMatrix};
+use crate::product_kernel::PackedProduct;
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn::tensor::DType;
+use burn_cubecl::CubeRuntime;
 
 /// Codes of no input.
 #[derive(Default)]
@@ -23,6 +25,14 @@ impl Codes {
     ) -> Option<Tensor<B, 2>> {
         None
     }
+}
+
+/// Always.
+pub(in crate::cube) fn refuses<R: CubeRuntime>(
+    _product: PackedProduct,
+    _device: &R::Device,
+) -> Option<String> {
+    Some("built without the feature `cuda`".into())
 }
 
 /// Never.

@@ -142,3 +142,17 @@ fn inputs_of_half_precision_keep_their_type() {
         assert_close(&back(y), &expected, 5e-3 * magnitude(&expected).max(1.0), &format!("{rows} rows"));
     }
 }
+
+#[test]
+fn kernels_are_named() {
+    use crate::{PackedProduct, product_kernel};
+    let (p, _) = weight_on::<Gpu>(5, 64, 4, Code::Symmetric, 64);
+    on_gpu(&[0.0], [1, 1]);
+    let name = |rows, q| product_kernel::<Gpu>(PackedProduct::of(rows, q, &p), &Default::default());
+    assert_eq!(name(3, None), "codes unpacked in registers, 4 rows at a time");
+    assert_eq!(name(300, None), "the weight unpacked to memory for a product of floats");
+    let q = TokenQuant { bits: 8, symmetric: true, full_range: false, range: None };
+    let quantized = name(300, Some(q));
+    let refused = "the weight unpacked to memory for a product of floats; not int8 on tensor cores: ";
+    assert!(quantized == "int8 on tensor cores" || quantized.starts_with(refused), "{quantized}");
+}
