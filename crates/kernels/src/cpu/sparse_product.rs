@@ -44,14 +44,15 @@ pub(crate) enum Vectors {
 impl Vectors {
     /// What this machine has, the best last.
     pub(crate) fn here() -> Vec<Self> {
-        let mut all = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            all.extend(avx2.then_some(Self::Avx2));
-            all.extend((avx2 && is_x86_feature_detected!("avx512f")).then_some(Self::Avx512));
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+            let found = [(true, Self::Portable), (avx2, Self::Avx2), (avx512, Self::Avx512)];
+            found.into_iter().filter_map(|(is_here, vectors)| is_here.then_some(vectors)).collect()
         }
-        all
+        #[cfg(not(target_arch = "x86_64"))]
+        vec![Self::Portable]
     }
 
     /// The best of this machine.
