@@ -60,10 +60,9 @@ fn attention_of_half_floats_equals_the_oracle() {
     let cases = [
         // batch, heads, queries, keys, width, mask, causal
         (2, 3, 65, 130, 64, true, false),
-        (1, 2, 7, 7, 32, false, true),
         (2, 1, 70, 77, 16, true, true),
-        // Widths that no tile takes.
-        (1, 2, 5, 9, 24, true, false),
+        // A width that no tile takes.
+        (1, 2, 7, 9, 24, false, true),
     ];
     for (batch, heads, queries, keys, width, masked, causal) in cases {
         let what = format!("{batch} x {heads}, {queries} of {keys} by {width}, {causal}");
@@ -73,10 +72,13 @@ fn attention_of_half_floats_equals_the_oracle() {
             (0u32..).zip(shapes).map(|(i, s)| values(s.iter().product(), 20 + i)).collect();
         // Nothing of the first sentence's second half is seen, and nothing of the last one's at all.
         let mut hidden = vec![0.0; batch * keys];
-        hidden[keys / 2..keys].fill(-1e4);
-        hidden[(batch - 1) * keys..].fill(-1e4);
+        hidden[keys / 2..keys].fill(f32::NEG_INFINITY);
+        hidden[(batch - 1) * keys..].fill(f32::NEG_INFINITY);
         let mask_shape = [batch, 1, 1, keys];
-        for dtype in [DType::F16, DType::BF16] {
+        // A software device takes long to compile what it runs for each type.
+        let halves: &[DType] =
+            if cfg!(feature = "cuda") { &[DType::F16, DType::BF16] } else { &[DType::F16] };
+        for dtype in halves.iter().copied() {
             if !<Gpu as Backend>::supports_dtype(&Default::default(), dtype) {
                 continue;
             }
