@@ -30,7 +30,8 @@ fn everything_runs() {
     assert!(of_kind(&rows, "left_out").is_empty(), "{:?}", of_kind(&rows, "left_out"));
     assert_eq!(rows[0]["backend"], "cpu");
     assert_eq!(of_kind(&rows, "check").len(), 9);
-    assert!(of_kind(&rows, "check").iter().all(|row| row["worst"].as_f64() <= row["limit"].as_f64()));
+    let number = |row: &Value, key: &str| row[key].as_f64().unwrap();
+    assert!(of_kind(&rows, "check").iter().all(|row| number(row, "worst") <= number(row, "limit")));
     let linear = of_kind(&rows, "linear");
     // Two layers, three numbers of rows, five forms.
     assert_eq!(linear.len(), 2 * 3 * 5);

@@ -54,5 +54,11 @@ pub(crate) fn attention(
 fn in_rows(x: Matrix) -> Matrix {
     let strides = x.meta.strides();
     let fits = strides[3] == 1 && strides[..3].iter().all(|stride| stride.is_multiple_of(8));
-    if fits { x } else { into_contiguous(x) }
+    // A slice begins where it was cut.
+    let aligned = x.handle.offset_start.unwrap_or(0).is_multiple_of(16);
+    match (fits, aligned) {
+        (true, true) => x,
+        (false, true) => into_contiguous(x),
+        (_, false) => into_contiguous(x.copy()),
+    }
 }

@@ -77,10 +77,10 @@ pub(crate) struct Weight {
     pub(crate) prepared: Prepared,
 }
 
-/// Whether `x: [rows, in]` can be multiplied with `w`.
-pub(crate) fn supports(x: &Matrix, w: &Weight) -> Result<(), Unsupported> {
+/// Whether `x: [rows, in]` can be multiplied with `w`, and `bias` added.
+pub(crate) fn supports(x: &Matrix, w: &Weight, bias: Option<&Matrix>) -> Result<(), Unsupported> {
     runs_on(&x.client)?;
-    for dtype in [x.dtype, w.scales.dtype] {
+    for dtype in [x.dtype, w.scales.dtype].into_iter().chain(bias.map(|bias| bias.dtype)) {
         Element::of(dtype).ok_or(Unsupported::Element(dtype))?;
     }
     if x.meta.num_elements() == 0 {
@@ -205,7 +205,7 @@ pub(crate) fn product(x: &Quantized, w: &Weight, bias: Option<Matrix>, activatio
         columns: tile as u32,
         element: Element::of(x.dtype).expect("checked by supports()"),
         activation,
-        bias: bias.as_ref().map(|bias| Element::of(bias.dtype).expect("floats")),
+        bias: bias.as_ref().map(|bias| Element::of(bias.dtype).expect("checked by supports()")),
         shift: x.shift.is_some(),
     };
     let y = empty_device_dtype(x.client.clone(), x.device.clone(), Shape::new([x.rows, columns]), x.dtype);

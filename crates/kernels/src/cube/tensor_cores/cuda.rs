@@ -45,8 +45,8 @@ impl Codes {
             group: p.group,
             prepared: p.prepared.clone(),
         };
-        cuda::supports(&x, &w).ok()?;
         let bias = bias.and_then(|bias| on_cuda(bias.clone().into_primitive().tensor()));
+        cuda::supports(&x, &w, bias.as_ref()).ok()?;
         let codes = self.made.get_or_insert_with(|| cuda::quantize(x, q));
         let y = cuda::product(codes, &w, bias, activation);
         same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
