@@ -196,14 +196,8 @@ impl Examples {
                 Batch { inputs: padded(&rows, length, *pad, device), targets: ints(targets, device) }
             }
             Kind::Windows { ids, window } => {
-                let at = |shift: usize| -> Vec<u32> {
-                    let part = |e: &usize| ids[e * window + shift..][..*window].iter().copied();
-                    examples.iter().flat_map(part).collect()
-                };
-                let (inputs, targets) = (at(0), at(1));
-                let rows: Vec<&[u32]> = inputs.chunks(*window).collect();
-                let targets = targets.into_iter().map(|id| id as i32).collect();
-                Batch { inputs: padded(&rows, *window, 0, device), targets: ints(targets, device) }
+                let starts: Vec<usize> = examples.iter().map(|e| e * window).collect();
+                windows(ids, *window, &starts, device)
             }
             Kind::Images { records, mean, std } => {
                 let rows: Vec<&[u8]> =
@@ -217,22 +211,42 @@ impl Examples {
 
 impl Examples {
     /// [`batch`](Self::batch) for training: images are moved by up to four pixels in each direction, black coming in at
-    /// the borders, and mirrored in half of the cases (He et al. 2016, arXiv 1512.03385, section 4.2), each as `seed`
-    /// and its number say. Texts and windows stay as they are.
+    /// the borders, and mirrored in half of the cases (He et al. 2016, arXiv 1512.03385, section 4.2); windows begin up to
+    /// one window later in their text. All as `seed` and the example's number say. Sentences stay as they are.
     ///
     /// # Panics
     /// When an index is not below [`len`](Self::len).
     pub fn augmented<B: Backend>(&self, examples: &[usize], seed: u64, device: &B::Device) -> Batch<B> {
-        let Kind::Images { records, mean, std } = &self.kind else { return self.batch(examples, device) };
-        let record = |e: &usize| {
-            let mut random = SplitMix(seed ^ (*e as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            moved(&records[e * RECORD_BYTES..][..RECORD_BYTES], &mut random)
+        let random = |e: &usize| SplitMix(seed ^ (*e as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let (records, mean, std) = match &self.kind {
+            Kind::Texts { .. } => return self.batch(examples, device),
+            Kind::Windows { ids, window } => {
+                let starts = examples.iter().map(|e| shifted(e * window, *window, ids.len(), &mut random(e)));
+                return windows(ids, *window, &starts.collect::<Vec<_>>(), device);
+            }
+            Kind::Images { records, mean, std } => (records, mean, std),
         };
+        let record = |e: &usize| moved(&records[e * RECORD_BYTES..][..RECORD_BYTES], &mut random(e));
         let rows: Vec<Vec<u8>> = examples.iter().map(record).collect();
         let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
         let targets = rows.iter().map(|r| i32::from(r[0])).collect();
         Batch { inputs: images(&rows, *mean, *std, device), targets: ints(targets, device) }
     }
+}
+
+/// Windows of `ids` that begin at `starts`; the targets are the same windows one token later.
+fn windows<B: Backend>(ids: &[u32], window: usize, starts: &[usize], device: &B::Device) -> Batch<B> {
+    let rows: Vec<&[u32]> = starts.iter().map(|start| &ids[*start..][..window]).collect();
+    let next = starts.iter().flat_map(|start| &ids[start + 1..][..window]);
+    let targets = next.map(|id| *id as i32).collect();
+    Batch { inputs: padded(&rows, window, 0, device), targets: ints(targets, device) }
+}
+
+/// Where a window begins that may begin up to one window later than `start`, as far as `tokens` tokens reach: the last
+/// target is the token after the window.
+fn shifted(start: usize, window: usize, tokens: usize, random: &mut SplitMix) -> usize {
+    let room = (tokens - 1 - window - start).min(window - 1);
+    start + (random.next() % (room as u64 + 1)) as usize
 }
 
 /// Pixels by which an image is moved at most.
@@ -417,6 +431,29 @@ mod tests {
         let Inputs::Tokens { ids, mask: None } = batch.inputs else { panic!("tokens without a mask") };
         ids.into_data().assert_eq(&TensorData::from([[0, 1, 2, 3], [4, 5, 6, 7]]), false);
         batch.targets.into_data().assert_eq(&TensorData::from([1, 2, 3, 4, 5, 6, 7, 8]), false);
+    }
+
+    #[test]
+    fn windows_begin_up_to_one_window_later() {
+        let device = Default::default();
+        let examples: Examples = Kind::Windows { ids: (0..14).collect(), window: 4 }.into();
+        let mut seen = [[0; 4]; 3];
+        for seed in 0..200 {
+            let batch = examples.augmented::<Flex>(&[0, 1, 2], seed, &device);
+            let Inputs::Tokens { ids, mask: None } = batch.inputs else { panic!("tokens without a mask") };
+            let ids = ids.into_data().into_vec::<i32>().expect("ids");
+            let targets = batch.targets.into_data().into_vec::<i32>().expect("targets");
+            for (n, (row, next)) in ids.chunks(4).zip(targets.chunks(4)).enumerate() {
+                assert!(
+                    (0..4).all(|i| row[i] == row[0] + i as i32 && next[i] == row[i] + 1),
+                    "{row:?} {next:?}"
+                );
+                seen[n][row[0] as usize - 4 * n] += 1;
+            }
+        }
+        // The third window has room for one token more only: 8 or 9, of 14 tokens.
+        assert!(seen[0].iter().chain(&seen[1]).all(|n| *n > 20), "{seen:?}");
+        assert!(seen[2][0] > 60 && seen[2][1] > 60 && seen[2][2] + seen[2][3] == 0, "{seen:?}");
     }
 
     #[test]

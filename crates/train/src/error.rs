@@ -1,6 +1,7 @@
 //! What can go wrong while training.
 
-use briquette_composer::{ResumeError, ShrinkError};
+use crate::settings::Purpose;
+use briquette_composer::{Augmentation, ResumeError, ShrinkError};
 use std::path::PathBuf;
 
 /// What can go wrong while training.
@@ -10,9 +11,17 @@ pub enum TrainError {
     /// Neither the recipe nor the caller says how long to train.
     #[error("training: the number of epochs is said nowhere: give `--epochs` or `training.epochs`")]
     NoEpochs,
-    /// Images are to be changed where there are none.
-    #[error("training.augmentation: changes images, and this model reads none")]
-    NoImages,
+    /// Data are to be changed in a way that does not suit them.
+    #[error(
+        "training.augmentation: {said:?} is not for data of this kind ({purpose:?}): images take \"none\" or \
+         \"crop_flip\", windows of running text \"none\" or \"shift\", sentences nothing"
+    )]
+    Augmentation {
+        /// What was asked for.
+        said: Augmentation,
+        /// The kind of model.
+        purpose: Purpose,
+    },
     /// No batch can be made.
     #[error("the training data give no batch of {batch} examples")]
     NoData {

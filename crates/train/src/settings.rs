@@ -47,7 +47,7 @@ pub struct Settings {
     pub dropout: bool,
     /// Longest text, in tokens.
     pub max_tokens: Option<usize>,
-    /// Whether images are moved and mirrored.
+    /// How data are changed at random.
     pub augmentation: Augmentation,
     /// Which parameters are kept.
     pub keep: Keep,
@@ -69,9 +69,7 @@ impl Settings {
         seed: u64,
     ) -> Result<Self, TrainError> {
         let image = purpose == Purpose::Vision;
-        if said.augmentation.is_some() && !image {
-            return Err(TrainError::NoImages);
-        }
+        let augmentation = augmentation(said.augmentation, purpose)?;
         let (batch, lr) = match purpose {
             Purpose::Classification => (64, 5e-5),
             Purpose::LanguageModel => (16, 3e-4),
@@ -91,13 +89,9 @@ impl Settings {
             accumulate: said.accumulate.unwrap_or(1),
             clip: Some(said.clip.unwrap_or(1.0)).filter(|c| *c > 0.0),
             learned_lr: said.learned_lr.unwrap_or(1.0),
-            dropout: said.dropout.unwrap_or(!teacher),
+            dropout: said.dropout.unwrap_or(!teacher || purpose == Purpose::LanguageModel),
             max_tokens: said.max_tokens,
-            augmentation: said.augmentation.unwrap_or(if image {
-                Augmentation::CropFlip
-            } else {
-                Augmentation::None
-            }),
+            augmentation,
             keep: said.keep.unwrap_or(Keep::Last),
             checkpoint_every: said.checkpoint_every,
             seed,
@@ -107,5 +101,22 @@ impl Settings {
     /// The optimizer's rule.
     pub fn rule(&self) -> Rule {
         Rule::new(self.optimizer, self.betas, self.momentum, self.weight_decay)
+    }
+}
+
+/// What was said, where it suits the data of such a model, or the usual.
+fn augmentation(said: Option<Augmentation>, purpose: Purpose) -> Result<Augmentation, TrainError> {
+    let own = match purpose {
+        Purpose::Classification => None,
+        Purpose::LanguageModel => Some(Augmentation::Shift),
+        Purpose::Vision => Some(Augmentation::CropFlip),
+    };
+    match said {
+        Some(said) if own.is_none() || said != Augmentation::None && own != Some(said) => {
+            Err(TrainError::Augmentation { said, purpose })
+        }
+        Some(said) => Ok(said),
+        None if purpose == Purpose::Vision => Ok(Augmentation::CropFlip),
+        None => Ok(Augmentation::None),
     }
 }

@@ -254,7 +254,7 @@ where
     ) -> (D::Input<C>, Tensor<C, 1, Int>) {
         match self.settings.augmentation {
             Augmentation::None => self.data.batch::<C>(examples, device),
-            Augmentation::CropFlip => self.data.augmented::<C>(examples, seed, device),
+            Augmentation::CropFlip | Augmentation::Shift => self.data.augmented::<C>(examples, seed, device),
         }
     }
 

@@ -186,7 +186,7 @@ fn every_setting_changes_the_result() {
 }
 
 #[test]
-fn only_models_of_images_have_them_changed() {
+fn augmentation_suits_the_data() {
     let said =
         TrainingSettings { epochs: Some(1), augmentation: Some(Augmentation::None), ..Default::default() };
     let resolve = |purpose| Settings::resolve(&said, purpose, false, 0);
@@ -195,6 +195,21 @@ fn only_models_of_images_have_them_changed() {
     let usual = TrainingSettings { augmentation: None, ..said.clone() };
     let usual = Settings::resolve(&usual, Purpose::Vision, false, 0).unwrap();
     assert_eq!(usual.augmentation, Augmentation::CropFlip);
+    let text = |augmentation| {
+        let said = TrainingSettings { augmentation: Some(augmentation), ..said.clone() };
+        Settings::resolve(&said, Purpose::LanguageModel, true, 0)
+    };
+    assert_eq!(text(Augmentation::Shift).unwrap().augmentation, Augmentation::Shift);
+    let refused = text(Augmentation::CropFlip).unwrap_err().to_string();
+    assert!(refused.contains("CropFlip") && refused.contains("shift"), "{refused}");
+}
+
+#[test]
+fn language_models_keep_dropout_beside_a_teacher() {
+    let said = TrainingSettings { epochs: Some(1), ..Default::default() };
+    let dropout = |purpose, teacher| Settings::resolve(&said, purpose, teacher, 0).unwrap().dropout;
+    assert!(dropout(Purpose::Classification, false) && !dropout(Purpose::Classification, true));
+    assert!(dropout(Purpose::LanguageModel, false) && dropout(Purpose::LanguageModel, true));
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub enum Keep {
     Best,
 }
 
-/// How images are changed before a model sees them in training, each time otherwise.
+/// How data are changed before a model sees them in training, each time otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Augmentation {
@@ -46,6 +46,8 @@ pub enum Augmentation {
     /// Moved by up to four pixels in each direction, black coming in at the borders, and mirrored in half of the cases
     /// (He et al. 2016, arXiv 1512.03385, section 4.2).
     CropFlip,
+    /// Each window of a running text begins up to one window later, so that an epoch cuts the text at other places.
+    Shift,
 }
 
 /// How a model is trained: the recipe's `training`. What is `None` was not said, and a default that depends on
@@ -65,9 +67,9 @@ pub enum Augmentation {
 /// | `accumulate` | 1 | batches whose gradients make one step |
 /// | `clip` | 1.0 | largest norm of all gradients together; 0 for no limit |
 /// | `learned_lr` | 1.0 | factor of the learning rate for what methods learn, such as scales |
-/// | `dropout` | `false` with a teacher, `true` without | a student that is told the answers is not overfitting |
+/// | `dropout` | `true`; `false` with a teacher, but for language models | a student that is told the answers hardly overfits, one that reads the same text for epochs does |
 /// | `max_tokens` | the model's | longer texts are cut while training |
-/// | `augmentation` | `"crop_flip"` | `"none"` shows images as they are; images only |
+/// | `augmentation` | `"crop_flip"` for images, else `"none"` | `"shift"` is for windows of running text; sentences stay as they are |
 /// | `keep` | `"last"` | `"best"` needs evaluation data, and then chooses on them |
 /// | `checkpoint_every` | every minute | steps between checkpoints |
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -102,7 +104,7 @@ pub struct TrainingSettings {
     pub dropout: Option<bool>,
     /// Longest text, in tokens.
     pub max_tokens: Option<usize>,
-    /// How images are changed.
+    /// How data are changed.
     pub augmentation: Option<Augmentation>,
     /// Which parameters the artefact gets.
     pub keep: Option<Keep>,
@@ -116,7 +118,11 @@ impl TrainingSettings {
         let Some(mut f) = Fields::open(value, place, out) else { return Self::default() };
         let optimizers = [("adamw", OptimizerKind::Adamw), ("sgd", OptimizerKind::Sgd)];
         let decays = [("constant", Decay::Constant), ("linear", Decay::Linear), ("cosine", Decay::Cosine)];
-        let augmentations = [("none", Augmentation::None), ("crop_flip", Augmentation::CropFlip)];
+        let augmentations = [
+            ("none", Augmentation::None),
+            ("crop_flip", Augmentation::CropFlip),
+            ("shift", Augmentation::Shift),
+        ];
         let keeps = [("last", Keep::Last), ("best", Keep::Best)];
         let read = Self {
             epochs: count(&mut f, "epochs", out),
