@@ -12,6 +12,7 @@
 mod activation;
 mod attention;
 pub mod backend;
+mod convolution;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use activation::Activation;
 pub use attention::attention;
+pub use convolution::conv2d;
 pub use fused::{add_layer_norm, gelu, gelu_tanh, layer_norm};
 pub use linear::{
     PackedLayer, embedding_packed, linear, linear_all, linear_packed, linear_quantized, rows_at_once, unpack,

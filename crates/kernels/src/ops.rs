@@ -13,7 +13,7 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, PaddedConvOptions};
 
 /// The operations of this crate on one backend. Every method has a portable body.
 ///
@@ -45,6 +45,21 @@ pub trait CompressOps: Backend {
     /// See [`crate::fake_ternarize_rows`].
     fn fake_ternarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         portable::fake_ternarize_rows(x)
+    }
+
+    /// See [`crate::conv2d`]. Not asked where there are gradients.
+    fn conv2d(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        burn::tensor::module::conv2d(x, weight, bias, options)
+    }
+
+    /// Whether [`crate::conv2d`] is a product of matrices where it has gradients.
+    fn unfolds_convolutions() -> bool {
+        false
     }
 
     /// See [`crate::rows_in_one_pass`].
@@ -84,6 +99,12 @@ pub trait CompressOps: Backend {
     /// Whether [`linear_quantized`](Self::linear_quantized) multiplies the codes of many rows with those of a weight
     /// `[out, in]` as they are. A layer that fuses operations fuses those of the portable body otherwise.
     fn multiplies_codes(_code: Code, _shape: [usize; 2], _group: usize) -> bool {
+        false
+    }
+
+    /// Whether products of many rows of such floats unpack a weight `[out, in]` on its way to them. A layer that fuses
+    /// operations fuses those of the portable body otherwise.
+    fn unpacks_on_the_way(_floats: DType, _shape: [usize; 2], _group: usize) -> bool {
         false
     }
 
@@ -235,6 +256,10 @@ where
 
     fn rows_in_one_pass() -> bool {
         B::rows_in_one_pass()
+    }
+
+    fn unfolds_convolutions() -> bool {
+        B::unfolds_convolutions()
     }
 
     fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {

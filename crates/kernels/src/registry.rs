@@ -14,7 +14,7 @@ use crate::sparse_matrix::SparseMatrix;
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, PaddedConvOptions};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
@@ -22,6 +22,7 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 type OptionalBias<B> = Option<Tensor<B, 1>>;
 type LinearAll<B> =
     fn(Tensor<B, 2>, Option<TokenQuant>, Vec<PackedLayer<'_, B>>, Activation) -> Vec<Tensor<B, 2>>;
+type Conv2d<B> = fn(Tensor<B, 4>, Tensor<B, 4>, OptionalBias<B>, PaddedConvOptions<2>) -> Tensor<B, 4>;
 type Linear<B> = fn(Tensor<B, 2>, Tensor<B, 2>, OptionalBias<B>, Activation) -> Tensor<B, 2>;
 type AddLayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
 type LayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
@@ -44,6 +45,8 @@ pub(crate) struct Ops<B: Backend> {
     pub(crate) fake_binarize_rows: fn(Tensor<B, 2>) -> Tensor<B, 2>,
     pub(crate) fake_ternarize_rows: fn(Tensor<B, 2>) -> Tensor<B, 2>,
     pub(crate) rows_in_one_pass: fn() -> bool,
+    pub(crate) conv2d: Conv2d<B>,
+    pub(crate) unfolds_convolutions: fn() -> bool,
     pub(crate) quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> QuantizedRows<B>,
     pub(crate) unpack: fn(&PackedMatrix<B>) -> Tensor<B, 2>,
     pub(crate) linear_packed: LinearPacked<B>,
@@ -73,6 +76,8 @@ impl<B: CompressOps> Ops<B> {
             fake_binarize_rows: <B as CompressOps>::fake_binarize_rows,
             fake_ternarize_rows: <B as CompressOps>::fake_ternarize_rows,
             rows_in_one_pass: <B as CompressOps>::rows_in_one_pass,
+            conv2d: <B as CompressOps>::conv2d,
+            unfolds_convolutions: <B as CompressOps>::unfolds_convolutions,
             quantize_rows: <B as CompressOps>::quantize_rows,
             unpack: <B as CompressOps>::unpack,
             linear_packed: <B as CompressOps>::linear_packed,

@@ -9,7 +9,6 @@ use burn::config::Config;
 use burn::module::Param;
 use burn::nn::conv::Conv2dRecord;
 use burn::prelude::*;
-use burn::tensor::module::conv2d;
 use burn::tensor::ops::PaddedConvOptions;
 use std::sync::Arc;
 
@@ -125,7 +124,7 @@ impl<B: Backend> Conv2d<B> {
             self.groups,
         );
         let bias = self.bias.as_ref().map(|b| b.val());
-        conv2d(self.quantize(input), self.value(), bias, options)
+        kernels::conv2d(self.quantize(input), self.value(), bias, options)
     }
 
     /// One range per image where ranges are dynamic.

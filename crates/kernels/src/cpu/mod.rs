@@ -2,6 +2,7 @@
 
 mod attention;
 mod codes;
+pub(crate) mod convolution;
 mod fused;
 mod linear;
 mod lines;
@@ -23,7 +24,7 @@ mod sparse_lanes;
 pub(crate) mod sparse_product;
 mod sparse_transpose;
 mod team;
-mod tile;
+pub(crate) mod tile;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod units;
@@ -39,6 +40,7 @@ use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::DType;
+use burn::tensor::ops::PaddedConvOptions;
 use tile::Unit;
 
 /// Whether the loops of this module apply: other float types are rare on a CPU and take the
@@ -178,6 +180,19 @@ impl CompressOps for Flex {
             codes::embedding(p, ids)
         } else {
             portable::embedding_packed(p, ids)
+        }
+    }
+
+    fn conv2d(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        if native(&[x.dtype(), weight.dtype()]) && convolution::suits(x.dims(), weight.dims(), &options) {
+            convolution::conv2d(Unit::best(), x, weight, bias, &options)
+        } else {
+            burn::tensor::module::conv2d(x, weight, bias, options)
         }
     }
 

@@ -101,14 +101,15 @@ fn products<B: FusionBackend + CompressOps>(
     register::<B>("briquette_linear", inputs, outputs, body).into_iter().map(tensor).collect()
 }
 
-/// Whether a product of some rows runs in a kernel of ours.
+/// Whether a product of `x` runs in a kernel of ours.
 fn has_kernel<B: FusionBackend + CompressOps>(
-    rows: usize,
+    x: &Tensor<Fusion<B>, 2>,
     q: Option<TokenQuant>,
     p: &PackedMatrix<Fusion<B>>,
 ) -> bool {
     let in_codes = q.is_some() && B::multiplies_codes(p.code, p.shape, p.group);
-    in_codes || choose(Problem::of(rows, p)) != Form::Unpacked
+    let on_the_way = B::unpacks_on_the_way(x.dtype(), p.shape, p.group);
+    in_codes || on_the_way || choose(Problem::of(x.dims()[0], p)) != Form::Unpacked
 }
 
 /// One product, by a kernel of ours or by this layer's own operations, which fuse with what comes after.
@@ -121,7 +122,7 @@ fn product<B: FusionBackend + CompressOps>(
     if x.dims()[0] == 0 || p.shape.contains(&0) {
         return nothing(&x, p, bias, activation);
     }
-    if has_kernel(x.dims()[0], q, p) {
+    if has_kernel(&x, q, p) {
         return one(products(x, q, vec![(p, bias)], activation));
     }
     let x = match q {
@@ -154,6 +155,10 @@ impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
 
     fn rows_in_one_pass() -> bool {
         B::rows_in_one_pass()
+    }
+
+    fn unfolds_convolutions() -> bool {
+        B::unfolds_convolutions()
     }
 
     fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {
@@ -214,7 +219,7 @@ impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
         activation: Activation,
     ) -> Vec<Tensor<Self, 2>> {
         let rows = x.dims()[0];
-        let ours = |p: &PackedMatrix<Self>| rows > 0 && !p.shape.contains(&0) && has_kernel(rows, q, p);
+        let ours = |p: &PackedMatrix<Self>| rows > 0 && !p.shape.contains(&0) && has_kernel(&x, q, p);
         if layers.iter().all(|(p, _)| ours(p)) {
             return products(x, q, layers, activation);
         }
@@ -248,6 +253,10 @@ impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
 
     fn multiplies_codes(code: Code, shape: [usize; 2], group: usize) -> bool {
         B::multiplies_codes(code, shape, group)
+    }
+
+    fn unpacks_on_the_way(floats: DType, shape: [usize; 2], group: usize) -> bool {
+        B::unpacks_on_the_way(floats, shape, group)
     }
 
     fn attends(dtype: DType, width: usize) -> bool {

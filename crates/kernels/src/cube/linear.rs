@@ -2,7 +2,7 @@
 
 use super::activation::activate;
 use super::packed::{self, Form, Inputs, Problem, Weight};
-use super::tensor_cores::{self, Codes};
+use super::tensor_cores::{self, Prepared};
 use super::{computes_in, float, rows};
 use crate::activation::Activation;
 use crate::linear::PackedLayer;
@@ -11,6 +11,7 @@ use crate::portable;
 use crate::product_kernel::PackedProduct;
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -25,17 +26,22 @@ where
     B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
     R: CubeRuntime,
 {
-    let mut input = Input { x, q, numbers: None, simulated: None, codes: Codes::default() };
+    let mut input = Input { x, q, numbers: None, simulated: None, prepared: Prepared::default() };
     layers.into_iter().map(|(p, bias)| input.times(p, bias, activation)).collect()
 }
 
 /// See [`crate::product_kernel`].
-pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, device: &R::Device) -> String {
+pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, floats: DType, device: &R::Device) -> String {
     let form = match packed::choose(product.into()) {
         Form::FewRows { rows } => format!("codes unpacked in registers, {rows} rows at a time"),
-        Form::Unpacked => "the weight unpacked to memory for a product of floats".into(),
+        Form::Unpacked => match tensor_cores::refuses_halves::<R>(product, floats, device) {
+            None => "codes unpacked on their way to tensor cores".into(),
+            Some(why) => {
+                format!("the weight unpacked to memory for a product of floats, not on its way: {why}")
+            }
+        },
     };
-    match product.input.map(|_| tensor_cores::refuses::<R>(product, device)) {
+    match product.input.map(|_| tensor_cores::refuses_codes::<R>(product, device)) {
         None => form,
         Some(None) => "int8 on tensor cores".into(),
         Some(Some(why)) => format!("{form}; not int8 on tensor cores: {why}"),
@@ -52,8 +58,8 @@ struct Input<B: Backend, R: CubeRuntime> {
     numbers: Option<Inputs<R>>,
     /// Quantized and made floats again.
     simulated: Option<Tensor<B, 2>>,
-    /// Codes for tensor cores.
-    codes: Codes,
+    /// What tensor cores read.
+    prepared: Prepared,
 }
 
 impl<B, R> Input<B, R>
@@ -79,7 +85,7 @@ where
         }
         // Few rows too: a tile of them takes as long as the weight's way to it.
         if let Some(q) = self.q
-            && let Some(y) = self.codes.times(&self.x, q, p, bias.as_ref(), activation)
+            && let Some(y) = self.prepared.times_codes(&self.x, q, p, bias.as_ref(), activation)
         {
             return y;
         }
@@ -91,6 +97,9 @@ where
             }
             Form::Unpacked => {
                 let x = self.simulated();
+                if let Some(y) = self.prepared.times_halves(&x, p, bias.as_ref(), activation) {
+                    return y;
+                }
                 let w = float::<B, R, 2>(packed::unpack(Weight::of(p), None, x.dtype()));
                 let y = with_bias(x.matmul(w.transpose()), bias).into_primitive().tensor();
                 float(if activation == Activation::Identity { y } else { activate(y, activation) })

@@ -59,6 +59,10 @@ where
         true
     }
 
+    fn unfolds_convolutions() -> bool {
+        true
+    }
+
     fn unpack(p: &PackedMatrix<Self>) -> Tensor<Self, 2> {
         if is_empty(p) || !computes_in(&p.scales.clone().into_primitive().tensor()) {
             return portable::unpack(p);
@@ -148,11 +152,15 @@ where
     }
 
     fn product_kernel(product: PackedProduct, device: &Self::Device) -> String {
-        linear::kernel::<R>(product, device)
+        linear::kernel::<R>(product, F::dtype(), device)
     }
 
     fn multiplies_codes(code: Code, shape: [usize; 2], group: usize) -> bool {
         tensor_cores::multiplies_codes::<R>(code, shape, group)
+    }
+
+    fn unpacks_on_the_way(floats: DType, shape: [usize; 2], group: usize) -> bool {
+        tensor_cores::unpacks_on_the_way::<R>(floats, shape, group)
     }
 
     fn attends(dtype: DType, width: usize) -> bool {

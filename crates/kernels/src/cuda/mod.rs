@@ -1,38 +1,39 @@
-//! Products of codes on the tensor cores of NVIDIA's Hopper chips, in CUDA C++: cubecl has no name for their instructions.
+//! Products on the tensor cores of NVIDIA's Hopper chips, and attention, in CUDA C++: cubecl has no name for their
+//! instructions.
 //!
-//! An input is quantized straight into the layout that the product reads; a weight is brought into it once.
+//! - [`int8`] multiplies an input's codes with a weight's codes.
+//! - [`half`] multiplies half floats with a packed weight that is unpacked on its way.
 
 mod attention;
+pub(crate) mod half;
+pub(crate) mod int8;
 mod source;
 mod variants;
 
-use crate::activation::Activation;
 use crate::packed_matrix::{Code, Prepared};
-use crate::quantize::TokenQuant;
 pub(crate) use attention::{attention, supports as supports_attention};
-use burn::prelude::*;
 use burn::tensor::DType;
-use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 use cubecl::features::Tma;
-use cubecl::server::Handle;
 use cubecl_cuda::CudaRuntime;
-use source::{floats, launch};
-use std::sync::Arc;
 use thiserror::Error;
-use variants::{Element, Int8Product, QuantizeRows, WeightCodes};
+use variants::{Element, HalfProduct, QuantizeRows, ROWS};
 
 type Client = ComputeClient<CudaRuntime>;
 type Matrix = CubeTensor<CudaRuntime>;
 type Device = <CudaRuntime as cubecl::Runtime>::Device;
 
-/// Codes of a row that lie together.
-const BLOCK: usize = 128;
-
-/// Rows that lie together.
+/// Rows that lie together in the layout that products read.
 const PANEL: usize = 64;
+
+/// Bytes of a row that lie together there.
+const BLOCK_BYTES: usize = 128;
+
+/// Bytes of a matrix there whose rows have `bytes` bytes.
+fn layout(rows: usize, bytes: usize) -> usize {
+    rows.next_multiple_of(PANEL) * bytes.next_multiple_of(BLOCK_BYTES)
+}
 
 /// Why a product is not for these kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -43,7 +44,7 @@ pub(crate) enum Unsupported {
     /// Floats of another type.
     #[error("elements of type {0:?}")]
     Element(DType),
-    /// Sums of whole rows cannot be scaled group by group.
+    /// Sums of whole rows cannot be scaled group by group, and codes are unpacked by the half block.
     #[error("scales for groups of {group} of {columns} inputs")]
     Groups {
         /// Inputs that share a scale.
@@ -57,6 +58,9 @@ pub(crate) enum Unsupported {
     /// Rows are held in registers.
     #[error("{0} inputs, more than {most}", most = QuantizeRows::WIDEST)]
     Columns(usize),
+    /// Rows are read in whole blocks.
+    #[error("{0} inputs, no multiple of {block}", block = HalfProduct::BLOCK)]
+    Blocks(usize),
     /// Nothing to compute.
     #[error("nothing to compute")]
     Empty,
@@ -67,8 +71,10 @@ pub(crate) enum Unsupported {
 pub(crate) struct Weight {
     /// `[out, words]`.
     pub(crate) words: Matrix,
-    /// `[out, 1]`.
+    /// `[out, groups]`.
     pub(crate) scales: Matrix,
+    /// `[out, groups]`, where codes are counted from zero.
+    pub(crate) zeros: Option<Matrix>,
     pub(crate) bits: u32,
     pub(crate) code: Code,
     /// `[out, in]`.
@@ -77,16 +83,13 @@ pub(crate) struct Weight {
     pub(crate) prepared: Prepared,
 }
 
-/// Whether `x: [rows, in]` can be multiplied with `w`, and `bias` added.
-pub(crate) fn supports(x: &Matrix, w: &Weight, bias: Option<&Matrix>) -> Result<(), Unsupported> {
+/// Whether the device has the instructions, the types are known, and there is something to compute.
+fn known(x: &Matrix, w: &Weight, bias: Option<&Matrix>) -> Result<(), Unsupported> {
     runs_on(&x.client)?;
     for dtype in [x.dtype, w.scales.dtype].into_iter().chain(bias.map(|bias| bias.dtype)) {
         Element::of(dtype).ok_or(Unsupported::Element(dtype))?;
     }
-    if x.meta.num_elements() == 0 {
-        return Err(Unsupported::Empty);
-    }
-    suits(w.code, w.shape, w.group)
+    if x.meta.num_elements() == 0 { Err(Unsupported::Empty) } else { Ok(()) }
 }
 
 /// Whether a device has the instructions.
@@ -96,139 +99,10 @@ pub(crate) fn runs_on(client: &Client) -> Result<(), Unsupported> {
     if hopper { Ok(()) } else { Err(Unsupported::Device) }
 }
 
-/// Whether inputs can be multiplied with a weight `[out, in]`.
-pub(crate) fn suits(code: Code, shape: [usize; 2], group: usize) -> Result<(), Unsupported> {
-    let [_, columns] = shape;
-    if shape.contains(&0) {
-        return Err(Unsupported::Empty);
-    }
-    if code == Code::Asymmetric {
-        return Err(Unsupported::ZeroPoints);
-    }
-    if group != columns {
-        return Err(Unsupported::Groups { group, columns });
-    }
-    if columns > QuantizeRows::WIDEST {
-        return Err(Unsupported::Columns(columns));
-    }
-    Ok(())
+/// Multiprocessors of a device.
+fn multiprocessors(client: &Client) -> usize {
+    client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132) as usize
 }
-
-/// An input's codes in the product's layout.
-pub(crate) struct Quantized {
-    codes: Handle,
-    scale: Handle,
-    shift: Option<Handle>,
-    rows: usize,
-    columns: usize,
-    device: Device,
-    client: Client,
-    dtype: DType,
-}
-
-/// Bytes of a matrix of codes.
-fn layout(rows: usize, columns: usize) -> usize {
-    rows.next_multiple_of(PANEL) * columns.next_multiple_of(BLOCK)
-}
-
-/// Quantizes `x: [rows, columns]` row by row. It must be [supported](supports).
-pub(crate) fn quantize(x: Matrix, q: TokenQuant) -> Quantized {
-    let x = if x.meta.strides()[1] == 1 { x } else { into_contiguous(x) };
-    let [rows, columns] = x.meta.shape().dims();
-    let element = Element::of(x.dtype).expect("checked by supports()");
-    let kernel = QuantizeRows::new(element, columns, q);
-    let (client, device, dtype) = (x.client.clone(), x.device.clone(), x.dtype);
-    let codes = client.empty(layout(rows, columns));
-    let scale = client.empty(rows * size_of::<f32>());
-    let shift = (!q.symmetric).then(|| client.empty(rows * size_of::<f32>()));
-    let (low, high) = q.code_limits();
-    let offset = if q.symmetric { 0.0 } else { q.levels() / 2.0 };
-    let (fixed, zero_point) = q.range.map_or((1.0, 0.0), |(min, max)| q.scale_and_zero_point(min, max));
-    let info = vec![
-        rows as u64,
-        columns as u64,
-        columns.div_ceil(BLOCK) as u64,
-        x.meta.strides()[0] as u64,
-        floats(low, high),
-        floats(q.divisor(), fixed),
-        floats(zero_point, offset),
-    ];
-    let mut buffers = vec![x.handle.binding(), codes.clone().binding(), scale.clone().binding()];
-    buffers.extend(shift.clone().map(Handle::binding));
-    launch(&client, kernel, (rows as u32).div_ceil(kernel.rows()), buffers, info);
-    Quantized { codes, scale, shift, rows, columns, device, client, dtype }
-}
-
-/// A weight's codes in the product's layout.
-struct Codes {
-    device: Device,
-    codes: Handle,
-    /// Scale of each row, and the row's sum.
-    scale: Handle,
-    sum: Handle,
-}
-
-fn codes(w: &Weight) -> Arc<Codes> {
-    w.prepared.get_or_make(|found: &Codes| found.device == w.words.device, || make_codes(w))
-}
-
-fn make_codes(w: &Weight) -> Codes {
-    let (client, device) = (w.words.client.clone(), w.words.device.clone());
-    let [rows, columns] = w.shape;
-    // The product reads whole tiles of them.
-    let floats = || client.empty(rows.next_multiple_of(256) * size_of::<f32>());
-    let made = Codes { device, codes: client.empty(layout(rows, columns)), scale: floats(), sum: floats() };
-    let element = Element::of(w.scales.dtype).expect("checked by supports()");
-    let kernel = WeightCodes { element, bits: w.bits, binary: w.code == Code::Binary };
-    let mut buffers = vec![w.words.handle.clone().binding(), w.scales.handle.clone().binding()];
-    buffers.extend([&made.codes, &made.scale, &made.sum].map(|made| made.clone().binding()));
-    let info = vec![
-        rows as u64,
-        columns as u64,
-        columns.div_ceil(BLOCK) as u64,
-        w.words.meta.strides()[0] as u64,
-        w.scales.meta.strides()[0] as u64,
-    ];
-    launch(&client, kernel, (rows as u32).div_ceil(WeightCodes::ROWS), buffers, info);
-    made
-}
-
-/// `x w^T + bias`, then `activation`: `[rows, out]` of the type that the input had. `bias: [out]`.
-pub(crate) fn product(x: &Quantized, w: &Weight, bias: Option<Matrix>, activation: Activation) -> Matrix {
-    let w_codes = codes(w);
-    let [columns, _] = w.shape;
-    let bias = bias.map(|bias| if bias.meta.strides()[0] == 1 { bias } else { into_contiguous(bias) });
-    let multiprocessors =
-        x.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132) as usize;
-    let tile = tile_columns(x.rows, columns, multiprocessors);
-    let kernel = Int8Product {
-        columns: tile as u32,
-        element: Element::of(x.dtype).expect("checked by supports()"),
-        activation,
-        bias: bias.as_ref().map(|bias| Element::of(bias.dtype).expect("checked by supports()")),
-        shift: x.shift.is_some(),
-    };
-    let y = empty_device_dtype(x.client.clone(), x.device.clone(), Shape::new([x.rows, columns]), x.dtype);
-    let mut buffers = vec![
-        x.codes.clone().binding(),
-        w_codes.codes.clone().binding(),
-        x.scale.clone().binding(),
-        w_codes.scale.clone().binding(),
-    ];
-    if let Some(shift) = &x.shift {
-        buffers.extend([shift.clone().binding(), w_codes.sum.clone().binding()]);
-    }
-    buffers.extend(bias.map(|bias| bias.handle.binding()));
-    buffers.push(y.handle.clone().binding());
-    let info =
-        vec![x.rows as u64, columns as u64, x.columns.div_ceil(BLOCK) as u64, y.meta.strides()[0] as u64];
-    let tiles = x.rows.div_ceil(ROWS) * columns.div_ceil(tile);
-    launch(&x.client, kernel, tiles.min(multiprocessors) as u32, buffers, info);
-    y
-}
-
-/// Rows of a tile.
-const ROWS: usize = Int8Product::ROWS as usize;
 
 /// Columns of the tiles that take the fewest rounds of all multiprocessors, a round costing what a tile computes and
 /// something for its beginning and end.

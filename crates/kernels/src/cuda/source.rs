@@ -24,10 +24,13 @@ pub(super) trait Kernel: Copy + Debug + Eq + Hash + Send + Sync + 'static {
     /// Source code behind the prelude and the definitions.
     const TEXT: &'static str;
 
+    /// What the text shares with other kernels', between [`helpers`](Self::helpers) and it.
+    const SHARED: &'static str = "";
+
     /// `#define`s and whatever else a variant puts in front.
     fn definitions(self) -> String;
 
-    /// Functions of the variant, between the prelude and the text.
+    /// Functions of the variant, behind the prelude.
     fn helpers(self) -> String {
         String::new()
     }
@@ -43,7 +46,7 @@ pub(super) trait Kernel: Copy + Debug + Eq + Hash + Send + Sync + 'static {
 
 /// The whole source code of a variant.
 pub(super) fn source<K: Kernel>(kernel: K) -> String {
-    format!("{}\n{PRELUDE}\n{}\n{}", kernel.definitions(), kernel.helpers(), K::TEXT)
+    format!("{}\n{PRELUDE}\n{}\n{}\n{}", kernel.definitions(), kernel.helpers(), K::SHARED, K::TEXT)
 }
 
 /// Queues a kernel: `buffers` in the order of its parameters, `info` the words of the structure that follows them.
@@ -75,7 +78,8 @@ impl<K: Kernel> KernelMetadata for Task<K> {
     fn id(&self) -> KernelId {
         const { assert!(!K::TEXT.is_empty()) };
         // Compiled kernels are kept on disk: those of another text are others.
-        let text = const { fingerprint(K::TEXT) ^ fingerprint(PRELUDE) };
+        let text =
+            const { fingerprint(K::TEXT) ^ fingerprint(PRELUDE) ^ fingerprint(K::SHARED).rotate_left(1) };
         KernelId::new::<K>().info((self.0, text)).cube_dim(CubeDim::new_1d(self.0.threads()))
     }
 

@@ -1,11 +1,13 @@
 //! The operations in terms of burn's own: what every backend can do, and what differentiates.
 
+mod convolution;
 mod fused;
 mod optimizer;
 mod packed;
 mod quantize;
 mod sparse;
 
+pub(crate) use convolution::unfolded_conv2d;
 pub(crate) use fused::{add_to_every, attention, gelu, gelu_tanh, layer_norm};
 pub(crate) use optimizer::{adamw, clip_factor};
 pub(crate) use packed::{embedding_packed, linear, linear_packed, linear_quantized, unpack};

@@ -1,6 +1,7 @@
 //! Portable bodies, CPU bodies and oracle against each other.
 #![allow(clippy::unwrap_used)]
 
+mod convolution;
 mod fused;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod gpu;

@@ -106,7 +106,7 @@ fn shortcut<B: Backend>(x: Tensor<B, 4>, stride: usize, before: usize, channels:
 /// Batch normalization. Off the training backend it is one product and one sum per channel.
 fn normalize<B: Backend>(norm: &BatchNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
     if B::ad_enabled(&x.device()) {
-        return norm.forward(x);
+        return normalize_training(norm, x);
     }
     let dims = x.dims();
     let [batch, channels, height, width] = dims;
@@ -116,6 +116,25 @@ fn normalize<B: Backend>(norm: &BatchNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
     // broadcasting over the first axis and the last two.
     let rows = |v: Tensor<B, 1>| v.reshape([1, channels]).repeat_dim(0, batch).reshape([batch * channels, 1]);
     (x.reshape([batch * channels, height * width]) * rows(factor) + rows(offset)).reshape(dims)
+}
+
+/// Batch normalization by the batch's own mean and variance, which the running ones follow (Ioffe, Szegedy 2015,
+/// arXiv 1502.03167, algorithm 1): what burn's layer computes. Means are taken over an image's pixels first, over
+/// images then, so that a GPU has as many sums side by side as there are rows, and nothing is transposed for them.
+fn normalize_training<B: Backend>(norm: &BatchNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+    let dims = x.dims();
+    let [batch, channels, height, width] = dims;
+    let mean_of = |x: Tensor<B, 3>| x.mean_dim(2).mean_dim(0);
+    let x = x.reshape([batch, channels, height * width]);
+    let mean = mean_of(x.clone());
+    let centred = x - mean.clone();
+    let variance = mean_of(centred.clone() * centred.clone());
+    for (running, now) in [(&norm.running_mean, mean), (&norm.running_var, variance.clone())] {
+        let now = now.detach().reshape([channels]) * norm.momentum;
+        running.update((running.value_sync() * (1.0 - norm.momentum) + now).detach());
+    }
+    let factor = norm.gamma.val().reshape([1, channels, 1]) / (variance + norm.epsilon).sqrt();
+    (centred * factor + norm.beta.val().reshape([1, channels, 1])).reshape(dims)
 }
 
 impl ResNetConfig {
@@ -206,5 +225,46 @@ impl<B: Backend> Tapped<B> for CifarResNet<B> {
             positions.push(pixels);
         }
         TapShape { classes: self.linear.shape()[0], hidden, positions, heads: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails where something is missing")]
+mod tests {
+    use super::*;
+    use burn::backend::{Autodiff, Flex};
+
+    type A = Autodiff<Flex>;
+
+    /// Output, gradients of input, gamma and beta, and the running mean and variance after a training pass.
+    fn pass(normalize: impl Fn(&BatchNorm<A>, Tensor<A, 4>) -> Tensor<A, 4>) -> [Vec<f32>; 6] {
+        let device = Default::default();
+        let ramp = |n: i64, by: f32| Tensor::<A, 1, Int>::arange(0..n, &device).float() * by;
+        let mut norm: BatchNorm<A> = BatchNormConfig::new(3).init(&device);
+        norm.gamma = norm.gamma.map(|g| (g + ramp(3, 0.5)).detach().require_grad());
+        let x = (ramp(4 * 3 * 5 * 2, 0.7).sin() * 2.0 + 0.3).reshape([4, 3, 5, 2]).detach().require_grad();
+        let y = normalize(&norm, x.clone());
+        let gradients = (y.clone() * ramp(120, 0.37).cos().reshape([4, 3, 5, 2])).sum().backward();
+        let floats = |t: Tensor<Flex, 1>| t.into_data().into_vec::<f32>().unwrap();
+        [
+            floats(y.inner().flatten(0, 3)),
+            floats(x.grad(&gradients).unwrap().flatten(0, 3)),
+            floats(norm.gamma.val().grad(&gradients).unwrap()),
+            floats(norm.beta.val().grad(&gradients).unwrap()),
+            floats(norm.running_mean.value_sync().inner()),
+            floats(norm.running_var.value_sync().inner()),
+        ]
+    }
+
+    #[test]
+    fn training_normalizes_as_burns_layer_does() {
+        let names = ["output", "input", "gamma", "beta", "running mean", "running variance"];
+        let (got, want) = (pass(normalize_training), pass(|norm, x| norm.forward(x)));
+        for (name, (got, want)) in names.iter().zip(got.iter().zip(&want)) {
+            assert_eq!(got.len(), want.len(), "{name}");
+            let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{name}: {worst}");
+        }
+        assert!(want[4].iter().all(|m| m.abs() > 1e-4), "the running mean moved");
     }
 }

@@ -14,16 +14,17 @@ use cubecl::client::ComputeClient;
 use cubecl_cuda::CudaRuntime;
 use std::any::{Any, TypeId};
 
-/// An input's codes, made when a product first asks for them.
+/// What is made of an input when a product first asks for it.
 #[derive(Default)]
-pub(in crate::cube) struct Codes {
-    made: Option<cuda::Quantized>,
+pub(in crate::cube) struct Prepared {
+    codes: Option<cuda::int8::Quantized>,
+    laid_out: Option<cuda::half::LaidOut>,
 }
 
-impl Codes {
+impl Prepared {
     /// The product of whole numbers with one weight, if the device and the weight are for it; the codes are always those
     /// of `x` quantized by `q`.
-    pub(in crate::cube) fn times<B, R>(
+    pub(in crate::cube) fn times_codes<B, R>(
         &mut self,
         x: &Tensor<B, 2>,
         q: TokenQuant,
@@ -35,38 +36,100 @@ impl Codes {
         B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
         R: CubeRuntime,
     {
-        let x = on_cuda(x.clone().into_primitive().tensor())?;
-        let w = cuda::Weight {
-            words: on_cuda(p.words.clone().into_primitive())?,
-            scales: on_cuda(p.scales.clone().into_primitive().tensor())?,
-            bits: p.bits,
-            code: p.code,
-            shape: p.shape,
-            group: p.group,
-            prepared: p.prepared.clone(),
-        };
-        let bias = bias.and_then(|bias| on_cuda(bias.clone().into_primitive().tensor()));
-        cuda::supports(&x, &w, bias.as_ref()).ok()?;
-        let codes = self.made.get_or_insert_with(|| cuda::quantize(x, q));
-        let y = cuda::product(codes, &w, bias, activation);
+        let (x, w, bias) = operands(x, p, bias)?;
+        cuda::int8::supports(&x, &w, bias.as_ref()).ok()?;
+        let codes = self.codes.get_or_insert_with(|| cuda::int8::quantize(x, q));
+        let y = cuda::int8::product(codes, &w, bias, activation);
+        same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
+    }
+
+    /// The product of half floats with one weight that is unpacked on its way, if the device and the weight are for it;
+    /// `x` is always the same.
+    pub(in crate::cube) fn times_halves<B, R>(
+        &mut self,
+        x: &Tensor<B, 2>,
+        p: &PackedMatrix<B>,
+        bias: Option<&Tensor<B, 1>>,
+        activation: Activation,
+    ) -> Option<Tensor<B, 2>>
+    where
+        B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+        R: CubeRuntime,
+    {
+        let (x, w, bias) = operands(x, p, bias)?;
+        cuda::half::supports(&x, &w, bias.as_ref()).ok()?;
+        let laid_out = self.laid_out.get_or_insert_with(|| cuda::half::lay_out(x));
+        let y = cuda::half::product(laid_out, &w, bias, activation);
         same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
     }
 }
 
+/// Input, weight and bias, if they are on CUDA.
+fn operands<B, R>(
+    x: &Tensor<B, 2>,
+    p: &PackedMatrix<B>,
+    bias: Option<&Tensor<B, 1>>,
+) -> Option<(CubeTensor<CudaRuntime>, cuda::Weight, Option<CubeTensor<CudaRuntime>>)>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    let floats = |x: &Tensor<B, 2>| on_cuda(x.clone().into_primitive().tensor());
+    let w = cuda::Weight {
+        words: on_cuda(p.words.clone().into_primitive())?,
+        scales: floats(&p.scales)?,
+        zeros: p.zeros.as_ref().and_then(floats),
+        bits: p.bits,
+        code: p.code,
+        shape: p.shape,
+        group: p.group,
+        prepared: p.prepared.clone(),
+    };
+    let bias = bias.and_then(|bias| on_cuda(bias.clone().into_primitive().tensor()));
+    Some((floats(x)?, w, bias))
+}
+
 /// Why a product is not computed in integers on a device, if it is not.
-pub(in crate::cube) fn refuses<R: CubeRuntime>(product: PackedProduct, device: &R::Device) -> Option<String> {
+pub(in crate::cube) fn refuses_codes<R: CubeRuntime>(
+    product: PackedProduct,
+    device: &R::Device,
+) -> Option<String> {
+    let PackedProduct { shape, code, group, .. } = product;
+    refuses::<R>(device, || cuda::int8::suits(code, shape, group))
+}
+
+/// Why the weight of a product of half floats is not unpacked on its way on a device, if it is not.
+pub(in crate::cube) fn refuses_halves<R: CubeRuntime>(
+    product: PackedProduct,
+    floats: DType,
+    device: &R::Device,
+) -> Option<String> {
+    refuses::<R>(device, || cuda::half::suits(floats, product.shape, product.group))
+}
+
+fn refuses<R: CubeRuntime>(
+    device: &R::Device,
+    suits: impl FnOnce() -> Result<(), cuda::Unsupported>,
+) -> Option<String> {
     let client: ComputeClient<CudaRuntime> = match same(R::client(device)) {
         Some(client) => client,
         None => return Some("the device is none of CUDA's".into()),
     };
-    let PackedProduct { shape, code, group, .. } = product;
-    let suits = cuda::runs_on(&client).and_then(|()| cuda::suits(code, shape, group));
-    suits.err().map(|why| why.to_string())
+    cuda::runs_on(&client).and_then(|()| suits()).err().map(|why| why.to_string())
 }
 
 /// See [`crate::ops::CompressOps::multiplies_codes`].
 pub(in crate::cube) fn multiplies_codes<R: CubeRuntime>(code: Code, shape: [usize; 2], group: usize) -> bool {
-    is_cuda::<R>() && cuda::suits(code, shape, group).is_ok()
+    is_cuda::<R>() && cuda::int8::suits(code, shape, group).is_ok()
+}
+
+/// See [`crate::ops::CompressOps::unpacks_on_the_way`].
+pub(in crate::cube) fn unpacks_on_the_way<R: CubeRuntime>(
+    floats: DType,
+    shape: [usize; 2],
+    group: usize,
+) -> bool {
+    is_cuda::<R>() && cuda::half::suits(floats, shape, group).is_ok()
 }
 
 /// See [`crate::ops::CompressOps::attends`].

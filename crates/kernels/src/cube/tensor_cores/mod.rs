@@ -6,6 +6,10 @@ mod cuda;
 mod none;
 
 #[cfg(feature = "cuda")]
-pub(super) use cuda::{Codes, attends, attention, multiplies_codes, refuses};
+pub(super) use cuda::{
+    Prepared, attends, attention, multiplies_codes, refuses_codes, refuses_halves, unpacks_on_the_way,
+};
 #[cfg(not(feature = "cuda"))]
-pub(super) use none::{Codes, attends, attention, multiplies_codes, refuses};
+pub(super) use none::{
+    Prepared, attends, attention, multiplies_codes, refuses_codes, refuses_halves, unpacks_on_the_way,
+};

@@ -8,14 +8,14 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 
-/// Codes of no input.
+/// Nothing of any input.
 #[derive(Default)]
-pub(in crate::cube) struct Codes;
+pub(in crate::cube) struct Prepared;
 
-impl Codes {
+impl Prepared {
     /// Nothing.
     #[expect(clippy::unused_self, reason = "what a build with such devices has")]
-    pub(in crate::cube) fn times<B: Backend>(
+    pub(in crate::cube) fn times_codes<B: Backend>(
         &mut self,
         _x: &Tensor<B, 2>,
         _q: TokenQuant,
@@ -25,18 +25,44 @@ impl Codes {
     ) -> Option<Tensor<B, 2>> {
         None
     }
+
+    /// Nothing.
+    #[expect(clippy::unused_self, reason = "what a build with such devices has")]
+    pub(in crate::cube) fn times_halves<B: Backend>(
+        &mut self,
+        _x: &Tensor<B, 2>,
+        _p: &PackedMatrix<B>,
+        _bias: Option<&Tensor<B, 1>>,
+        _activation: Activation,
+    ) -> Option<Tensor<B, 2>> {
+        None
+    }
 }
 
 /// Always.
-pub(in crate::cube) fn refuses<R: CubeRuntime>(
+pub(in crate::cube) fn refuses_codes<R: CubeRuntime>(
     _product: PackedProduct,
     _device: &R::Device,
 ) -> Option<String> {
     Some("built without the feature `cuda`".into())
 }
 
+/// Always.
+pub(in crate::cube) fn refuses_halves<R: CubeRuntime>(
+    product: PackedProduct,
+    _floats: DType,
+    device: &R::Device,
+) -> Option<String> {
+    refuses_codes::<R>(product, device)
+}
+
 /// Never.
 pub(in crate::cube) fn multiplies_codes<R>(_code: Code, _shape: [usize; 2], _group: usize) -> bool {
+    false
+}
+
+/// Never.
+pub(in crate::cube) fn unpacks_on_the_way<R>(_floats: DType, _shape: [usize; 2], _group: usize) -> bool {
     false
 }
 

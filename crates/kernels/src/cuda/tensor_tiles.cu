@@ -1,0 +1,86 @@
+// What products on the tensor cores of Hopper have in common: tiles that lie in memory as the tensor cores read them from
+// shared memory, how they get there, and in which order they are computed.
+//
+// A matrix lies in panels of 64 rows, and within a panel in blocks of 128 bytes of each row, 8 KiB each, in which the
+// eight 16-byte chunks of row r are stored at chunk ^ (r % 8). A tile is then loaded by a few bulk copies of whole blocks.
+
+constexpr u32 BM = 128;
+constexpr u32 BLOCK = 64 * 128;
+constexpr u32 A_BYTES = BM * 128;
+constexpr u32 B_BYTES = BN * 128;
+constexpr u32 STAGE = A_BYTES + B_BYTES;
+constexpr u32 CONSUMERS = 2;
+// Rows of tiles that are gone through together, so that what they share is still in the L2.
+constexpr u32 GROUP = 8;
+// Results of a warp on their way out: 16 rows of 128 bytes, 16 bytes apart so that no two threads meet in a bank.
+constexpr u32 PITCH = 128 + 16;
+constexpr u32 OUT_BYTES = 16 * PITCH;
+constexpr u32 PIECE = 128 / sizeof(OUT);
+
+DEVICE u32 shared_address(const void* p) { return static_cast<u32>(__cvta_generic_to_shared(p)); }
+
+DEVICE void barrier_init(u32 barrier, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
+}
+
+DEVICE void barrier_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+DEVICE void barrier_arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+DEVICE void barrier_wait(u32 barrier, u32 phase) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n}" ::"r"(barrier), "r"(phase) : "memory");
+}
+
+DEVICE void load(u32 to, const char* from, u32 bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+        "r"(bytes), "r"(barrier) : "memory");
+}
+
+// A matrix in shared memory: rows of 128 bytes, swizzled, eight of them 1024 bytes apart.
+DEVICE u64 descriptor(u32 address) {
+    return static_cast<u64>((address & 0x3ffff) >> 4) | (u64(1) << 16) | (u64(1024 >> 4) << 32) | (u64(1) << 62);
+}
+
+struct Tile {
+    u32 m, n;
+};
+
+// The n-th tile: first down a group of rows of tiles, then to the right.
+DEVICE Tile tile_of(u32 unit, u32 tiles_m, u32 tiles_n) {
+    const u32 in_group = GROUP * tiles_n;
+    const u32 first = unit / in_group * GROUP;
+    const u32 height = min(tiles_m - first, GROUP);
+    const u32 rest = unit % in_group;
+    return {first + rest % height, rest / height};
+}
+
+// 16 rows of 128 bytes of results, from shared memory to their place in y: `left` is their first column.
+DEVICE void store_rows(const unsigned char* out, OUT* y, u64 stride, bool aligned, u32 first_row, u32 rows, u32 left,
+                       u32 columns) {
+    const u32 lane = threadIdx.x % 32;
+    __syncwarp();
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const u32 r = i * 4 + lane / 8, c = left + lane % 8 * (16 / sizeof(OUT));
+        const unsigned char* from = out + r * PITCH + lane % 8 * 16;
+        OUT* to = y + (first_row + r) * stride + c;
+        if (first_row + r < rows) {
+            if (aligned && c + 16 / sizeof(OUT) <= columns) {
+                *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+            } else {
+                for (u32 e = 0; e < 16 / sizeof(OUT); e++)
+                    if (c + e < columns) to[e] = reinterpret_cast<const OUT*>(from)[e];
+            }
+        }
+    }
+    __syncwarp();
+}

@@ -1,0 +1,173 @@
+//! Products on tensor cores: what they have in common is in `tensor_tiles.cu`.
+
+use super::{Element, number};
+use crate::activation::Activation;
+use crate::cuda::source::Kernel;
+use std::fmt::Write;
+
+/// Rows of a tile.
+pub(in crate::cuda) const ROWS: usize = 128;
+
+/// Bytes of a row in a tile of an input.
+const ROW_BYTES: u32 = 128;
+
+/// Shared memory that a block may have.
+const SHARED_BYTES: u32 = 227 * 1024;
+
+/// Bytes in which eight warps rearrange their results, and barriers.
+const REST: u32 = 8 * 16 * (128 + 16) + 256;
+
+/// What stands between the prelude and both products.
+const TILES: &str = include_str!("../tensor_tiles.cu");
+
+/// Bytes of a tile of both inputs.
+fn stage(columns: u32) -> u32 {
+    (ROWS as u32 + columns) * ROW_BYTES
+}
+
+/// As many tiles as fit beside `rest` bytes, up to eight.
+fn stages(columns: u32, rest: u32) -> u32 {
+    ((SHARED_BYTES - rest) / stage(columns)).min(8)
+}
+
+/// The instruction for one step of a tile of so many columns: sums of 64 rows, a half of them in each thread's registers.
+/// `shape` is the end of its name, `sum` the type of the sums with its register class, `flags` what follows the operands.
+fn instruction(columns: u32, shape: &str, (sum, class): (&str, &str), flags: &str) -> String {
+    let registers = columns / 2;
+    let list = |item: &dyn Fn(u32) -> String| (0..registers).map(item).collect::<Vec<_>>().join(", ");
+    let mut text = String::new();
+    let _ = write!(
+        text,
+        "DEVICE void WGMMA({sum} (&d)[{registers}], u64 a, u64 b, bool add) {{\n\
+         asm volatile(\"{{\\n.reg .pred add;\\nsetp.ne.b32 add, %{}, 0;\\n\"\n\
+         \"wgmma.mma_async.sync.aligned.m64n{columns}{shape} {{{}}}, %{registers}, %{}, add{flags};\\n}}\"\n\
+         : {} : \"l\"(a), \"l\"(b), \"r\"(static_cast<int>(add)));\n}}\n",
+        registers + 2,
+        list(&|i| format!("%{i}")),
+        registers + 1,
+        list(&|i| format!("\"+{class}\"(d[{i}])")),
+    );
+    text
+}
+
+/// The product of codes: `int8_product.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::cuda) struct Int8Product {
+    /// Columns of a tile: 64, 128, 192 or 256.
+    pub(in crate::cuda) columns: u32,
+    pub(in crate::cuda) element: Element,
+    pub(in crate::cuda) activation: Activation,
+    pub(in crate::cuda) bias: Option<Element>,
+    pub(in crate::cuda) shift: bool,
+}
+
+impl Int8Product {
+    fn stages(self) -> u32 {
+        stages(self.columns, REST)
+    }
+}
+
+impl Kernel for Int8Product {
+    const ENTRY: &'static str = "int8_product";
+    const TEXT: &'static str = include_str!("../int8_product.cu");
+    const SHARED: &'static str = TILES;
+
+    fn definitions(self) -> String {
+        format!(
+            "#define BN {}\n#define STAGES {}\n#define OUT {}\n\
+             #define ACTIVATION {}\n#define HAS_BIAS {}\n#define BIAS {}\n#define HAS_SHIFT {}",
+            self.columns,
+            self.stages(),
+            self.element.name(),
+            number(self.activation),
+            u8::from(self.bias.is_some()),
+            self.bias.map_or("", Element::name),
+            u8::from(self.shift),
+        )
+    }
+
+    fn helpers(self) -> String {
+        instruction(self.columns, "k32.s32.s8.s8", ("int", "r"), "")
+    }
+
+    fn threads(self) -> u32 {
+        384
+    }
+
+    fn shared_bytes(self) -> usize {
+        (self.stages() * stage(self.columns) + REST) as usize
+    }
+}
+
+/// The product of half floats with a packed weight: `half_product.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::cuda) struct HalfProduct {
+    /// Columns of a tile: 64, 128, 192 or 256.
+    pub(in crate::cuda) columns: u32,
+    /// Of x and y, of 16 bits.
+    pub(in crate::cuda) element: Element,
+    /// Of a code.
+    pub(in crate::cuda) bits: u32,
+    /// Of the scales and zeros.
+    pub(in crate::cuda) scale: Element,
+    pub(in crate::cuda) binary: bool,
+    pub(in crate::cuda) zero: bool,
+    pub(in crate::cuda) activation: Activation,
+    pub(in crate::cuda) bias: Option<Element>,
+}
+
+impl HalfProduct {
+    /// Inputs of a block, and half of those: what a thread unpacks at a time.
+    pub(in crate::cuda) const BLOCK: usize = 64;
+
+    /// Bytes of packed words on their way: four steps of a tile.
+    fn words(self) -> u32 {
+        4 * self.columns * Self::BLOCK as u32 * self.bits / 8
+    }
+
+    fn stages(self) -> u32 {
+        stages(self.columns, REST + self.words())
+    }
+}
+
+impl Kernel for HalfProduct {
+    const ENTRY: &'static str = "half_product";
+    const TEXT: &'static str = include_str!("../half_product.cu");
+    const SHARED: &'static str = TILES;
+
+    fn definitions(self) -> String {
+        let flag = u8::from;
+        let element = self.element.name();
+        // A half float has room for eight bits below its 1024, a bfloat16 for seven below its 128.
+        let paired = matches!(self.bits, 1 | 2 | 4) || (self.bits == 8 && self.element == Element::F16);
+        format!(
+            "#define T {element}\n#define OUT {element}\n#define BN {}\n#define STAGES {}\n#define BITS {}\n\
+             #define PAIRED {}\n#define SCALE {}\n#define BINARY {}\n#define HAS_ZERO {}\n\
+             #define ACTIVATION {}\n#define HAS_BIAS {}\n#define BIAS {}",
+            self.columns,
+            self.stages(),
+            self.bits,
+            flag(paired),
+            self.scale.name(),
+            flag(self.binary),
+            flag(self.zero),
+            number(self.activation),
+            flag(self.bias.is_some()),
+            self.bias.map_or("", Element::name),
+        )
+    }
+
+    fn helpers(self) -> String {
+        let name = if self.element == Element::F16 { "f16" } else { "bf16" };
+        let shape = format!("k16.f32.{name}.{name}");
+        instruction(self.columns, &shape, ("float", "f"), ", 1, 1, 0, 0")
+    }
+
+    fn threads(self) -> u32 {
+        384
+    }
+
+    fn shared_bytes(self) -> usize {
+        (self.stages() * stage(self.columns) + self.words() + REST) as usize
+    }
+}

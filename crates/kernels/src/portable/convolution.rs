@@ -1,0 +1,57 @@
+//! A convolution as a product of matrices.
+
+use burn::prelude::*;
+use burn::tensor::Slice;
+use burn::tensor::ops::PaddedConvOptions;
+
+/// See [`crate::conv2d`]; one group.
+pub(crate) fn unfolded_conv2d<B: Backend>(
+    x: Tensor<B, 4>,
+    weight: Tensor<B, 4>,
+    bias: Option<Tensor<B, 1>>,
+    options: &PaddedConvOptions<2>,
+) -> Tensor<B, 4> {
+    let [channels_out, channels_in, kernel_height, kernel_width] = weight.dims();
+    let columns = channels_in * kernel_height * kernel_width;
+    let (pixels, [height, width]) = unfold(x, [kernel_height, kernel_width], options);
+    let batch = pixels.dims()[0];
+    // The kernel's elements go before the channels, as `unfold` lays them out.
+    let weight = weight.permute([0, 2, 3, 1]).reshape([1, channels_out, columns]);
+    let y = weight.matmul(pixels).reshape([batch, channels_out, height, width]);
+    match bias {
+        Some(bias) => y + bias.reshape([1, channels_out, 1, 1]),
+        None => y,
+    }
+}
+
+/// The pixels below each of the kernel's elements, `[batch, kh * kw * channels, height_out * width_out]`, and
+/// `[height_out, width_out]`.
+fn unfold<B: Backend>(
+    x: Tensor<B, 4>,
+    kernel: [usize; 2],
+    options: &PaddedConvOptions<2>,
+) -> (Tensor<B, 3>, [usize; 2]) {
+    let (before, dilation, stride) =
+        (options.options.padding, options.options.dilation, options.options.stride);
+    let after = options.padding_end.unwrap_or(before);
+    let [batch, channels, height, width] = x.dims();
+    let size = [height, width];
+    let out: [usize; 2] = std::array::from_fn(|axis| {
+        let covered = dilation[axis] * (kernel[axis] - 1) + 1;
+        (size[axis] + before[axis] + after[axis] - covered) / stride[axis] + 1
+    });
+    let padded = before.iter().chain(&after).any(|n| *n > 0);
+    let x = if padded { x.pad((before[1], after[1], before[0], after[0]), 0.0) } else { x };
+    let below = |row: usize, column: usize| {
+        let span = |axis: usize, element: usize| {
+            let first = element * dilation[axis];
+            let last = first + (out[axis] - 1) * stride[axis];
+            Slice::new(first as isize, Some(last as isize + 1), stride[axis] as isize)
+        };
+        x.clone().slice([Slice::full(), Slice::full(), span(0, row), span(1, column)])
+    };
+    let elements = (0..kernel[0]).flat_map(|row| (0..kernel[1]).map(move |column| (row, column)));
+    let parts: Vec<Tensor<B, 4>> = elements.map(|(row, column)| below(row, column)).collect();
+    let rows = kernel[0] * kernel[1] * channels;
+    (Tensor::cat(parts, 1).reshape([batch, rows, out[0] * out[1]]), out)
+}

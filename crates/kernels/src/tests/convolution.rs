@@ -1,0 +1,97 @@
+use super::{floats, tensor, values};
+use crate::cpu::{convolution, tile::Unit};
+use crate::portable::unfolded_conv2d;
+use burn::backend::{Autodiff, Flex};
+use burn::prelude::*;
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::PaddedConvOptions;
+
+type A = Autodiff<Flex>;
+
+/// Output, and gradients of input, weight and bias for an output weighted by fixed numbers.
+fn passes(
+    unfolded: bool,
+    shape: [usize; 4],
+    kernel: [usize; 4],
+    options: &PaddedConvOptions<2>,
+) -> [Vec<f32>; 4] {
+    let leaf = |seed, shape: [usize; 4]| {
+        let x = tensor(&values(shape.iter().product(), seed), shape);
+        Tensor::<A, 4>::from_inner(x).require_grad()
+    };
+    let (x, w) = (leaf(1, shape), leaf(2, kernel));
+    let bias = Tensor::<A, 1>::from_inner(tensor(&values(kernel[0], 3), [kernel[0]])).require_grad();
+    let y = match unfolded {
+        true => unfolded_conv2d(x.clone(), w.clone(), Some(bias.clone()), options),
+        false => conv2d(x.clone(), w.clone(), Some(bias.clone()), options.clone()),
+    };
+    let weights = values(y.shape().num_elements(), 4);
+    let gradients = (y.clone() * Tensor::from_inner(tensor(&weights, y.dims()))).sum().backward();
+    let of = |t: &Tensor<A, 4>| floats(t.grad(&gradients).unwrap());
+    [floats(y.inner()), of(&x), of(&w), floats(bias.grad(&gradients).unwrap())]
+}
+
+#[test]
+fn a_product_of_matrices_convolves_and_has_the_same_gradients() {
+    let options = PaddedConvOptions::asymmetric;
+    let cases = [
+        ([2, 3, 8, 8], [5, 3, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
+        ([2, 3, 9, 8], [4, 3, 3, 3], options([2, 2], [1, 1], [1, 1], [1, 1], 1)),
+        ([1, 2, 7, 10], [3, 2, 1, 1], options([2, 3], [0, 0], [0, 0], [1, 1], 1)),
+        ([2, 2, 9, 11], [3, 2, 3, 2], options([1, 2], [0, 1], [0, 1], [2, 3], 1)),
+        ([2, 2, 6, 6], [3, 2, 3, 3], options([1, 1], [0, 1], [2, 0], [1, 1], 1)),
+    ];
+    for (shape, kernel, options) in cases {
+        let (got, want) = (passes(true, shape, kernel, &options), passes(false, shape, kernel, &options));
+        for (name, (got, want)) in ["output", "input", "weight", "bias"].iter().zip(got.iter().zip(&want)) {
+            assert_eq!(got.len(), want.len(), "{name} of {shape:?} by {kernel:?}");
+            let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{name} of {shape:?} by {kernel:?}, {options:?}: {worst}");
+        }
+    }
+}
+
+#[test]
+fn tiles_convolve_as_burn_does() {
+    let options = PaddedConvOptions::asymmetric;
+    // More channels than a tile has rows, images wider than a block of lanes, strides, dilation, groups, depthwise, uneven
+    // padding, a kernel as large as the image, and batches of more images than are convolved at once.
+    let cases = [
+        ([2, 3, 32, 32], [16, 3, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
+        ([1, 16, 8, 8], [40, 16, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
+        ([3, 5, 9, 70], [7, 5, 3, 3], options([2, 2], [1, 1], [1, 1], [1, 1], 1)),
+        ([2, 4, 7, 10], [6, 4, 1, 1], options([2, 3], [0, 0], [0, 0], [1, 1], 1)),
+        ([1, 2, 19, 21], [3, 2, 3, 2], options([3, 2], [2, 1], [0, 3], [2, 3], 1)),
+        ([2, 6, 12, 11], [9, 2, 3, 3], options([1, 2], [1, 0], [2, 1], [1, 1], 3)),
+        ([2, 8, 6, 6], [8, 1, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 8)),
+        ([1, 3, 5, 4], [2, 3, 5, 4], options([1, 1], [0, 0], [0, 0], [1, 1], 1)),
+        ([70, 16, 16, 16], [8, 16, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
+        ([1, 64, 4, 4], [512, 64, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
+    ];
+    for (shape, kernel, options) in cases {
+        let (x, w) = (values(shape.iter().product(), 5), values(kernel.iter().product(), 6));
+        let bias = values(kernel[0], 7);
+        let (x, w, bias) = (tensor(&x, shape), tensor(&w, kernel), tensor(&bias, [kernel[0]]));
+        let want = conv2d(x.clone(), w.clone(), Some(bias.clone()), options.clone());
+        let plain = floats(conv2d(x.clone(), w.clone(), None, options.clone()));
+        for unit in Unit::available() {
+            let got = convolution::conv2d(unit, x.clone(), w.clone(), Some(bias.clone()), &options);
+            assert_eq!(got.dims(), want.dims());
+            let limit = 1e-5 * (kernel[1] * kernel[2] * kernel[3]) as f32;
+            let near = |got: Vec<f32>, want: &[f32]| {
+                let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < limit, "{unit:?}, {shape:?} by {kernel:?}, {options:?}: {worst}");
+            };
+            near(floats(got), &floats(want.clone()));
+            near(floats(convolution::conv2d(unit, x.clone(), w.clone(), None, &options)), &plain);
+        }
+    }
+}
+
+#[test]
+fn convolutions_of_nothing_are_left_to_the_backend() {
+    let options = PaddedConvOptions::asymmetric([1, 1], [0, 0], [0, 0], [1, 1], 1);
+    assert!(convolution::suits([1, 3, 4, 4], [2, 3, 4, 4], &options));
+    assert!(!convolution::suits([0, 3, 4, 4], [2, 3, 3, 3], &options));
+    assert!(!convolution::suits([1, 3, 4, 4], [2, 3, 5, 4], &options));
+}
