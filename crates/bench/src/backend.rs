@@ -2,7 +2,10 @@
 
 use crate::clock::Clock;
 use crate::job::{Floats, Job, said};
-use crate::{BackendChoice, BenchError, Options, Row, Section, checks, models, operations, parts, training};
+use crate::{
+    BackendChoice, BenchError, FloatsChoice, Options, Row, Section, checks, models, operations, parts,
+    training,
+};
 use briquette_kernels::backend::Cpu;
 use burn::backend::Autodiff;
 use burn::prelude::*;
@@ -14,6 +17,9 @@ use std::panic::AssertUnwindSafe;
 /// When the backend is not built in or finds no device, a kernel is wrong, or the file cannot be written. What cannot
 /// be measured is no error but a row.
 pub fn run(options: &Options) -> Result<(), BenchError> {
+    if options.floats == FloatsChoice::Bf16 && options.backend != BackendChoice::Cuda {
+        return Err(BenchError::Backend("floats of 16 bits are measured with CUDA only".into()));
+    }
     let mut job = Job::new(options)?;
     match options.backend {
         BackendChoice::Cpu => {
@@ -43,7 +49,7 @@ fn vulkan(job: &mut Job<'_>) -> Result<(), BenchError> {
     sections::<Wgpu>(job, Floats { name: "f32", compressed: true })
 }
 
-/// 32-bit floats, then 16-bit ones, in which compressed layers are timed.
+/// Compressed layers are timed in 16-bit floats.
 #[cfg(feature = "cuda")]
 fn cuda(job: &mut Job<'_>) -> Result<(), BenchError> {
     use briquette_kernels::backend::{Cuda, configure_gpu};
@@ -53,8 +59,10 @@ fn cuda(job: &mut Job<'_>) -> Result<(), BenchError> {
     briquette_kernels::register::<Autodiff<Cuda>>();
     briquette_kernels::register::<Halves>();
     described(job, gpu())?;
-    sections::<Halves>(job, Floats { name: "bf16", compressed: true })?;
-    sections::<Cuda>(job, Floats { name: "f32", compressed: false })
+    match job.options.floats {
+        FloatsChoice::Bf16 => sections::<Halves>(job, Floats { name: "bf16", compressed: true }),
+        FloatsChoice::F32 => sections::<Cuda>(job, Floats { name: "f32", compressed: false }),
+    }
 }
 
 /// The GPU's name as the driver's own tool says it.

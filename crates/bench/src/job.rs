@@ -107,13 +107,14 @@ pub(crate) fn said(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::BackendChoice;
+    use crate::{BackendChoice, FloatsChoice};
 
     #[test]
     fn what_fails_is_written_down_and_the_rest_goes_on() {
         let path = std::env::temp_dir().join(format!("briquette-bench-job-{}", std::process::id()));
         let options = |seconds| Options {
             backend: BackendChoice::Cpu,
+            floats: FloatsChoice::F32,
             rows: path.clone(),
             only: Vec::new(),
             smoke: true,

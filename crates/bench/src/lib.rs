@@ -31,6 +31,10 @@ pub struct Options {
     /// What computes.
     #[arg(long, default_value = "cpu")]
     pub backend: BackendChoice,
+    /// The floats that it computes with. 16 bits are there with CUDA; a process has one kind, because burn keeps the default
+    /// type of a device's tensors for as long as it runs.
+    #[arg(long, default_value = "f32")]
+    pub floats: FloatsChoice,
     /// The file of JSON lines that rows are added to.
     #[arg(long, value_name = "FILE")]
     pub rows: PathBuf,
@@ -76,6 +80,15 @@ pub enum BackendChoice {
     Wgpu,
     /// An NVIDIA GPU.
     Cuda,
+}
+
+/// Floats to compute with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum FloatsChoice {
+    /// 32 bits.
+    F32,
+    /// Brain floats of 16 bits, in which compressed layers are timed.
+    Bf16,
 }
 
 /// Why nothing, or not everything, was measured.

@@ -102,9 +102,9 @@ pub trait CompressOps: Backend {
         false
     }
 
-    /// Whether products of many rows of such floats unpack a weight `[out, in]` on its way to them. A layer that fuses
-    /// operations fuses those of the portable body otherwise.
-    fn unpacks_on_the_way(_floats: DType, _shape: [usize; 2], _group: usize) -> bool {
+    /// Whether products of such floats with a weight `[out, in]` are this backend's own. A layer that fuses operations fuses
+    /// those of the portable body otherwise.
+    fn multiplies_halves(_floats: DType, _shape: [usize; 2]) -> bool {
         false
     }
 

@@ -108,8 +108,8 @@ fn has_kernel<B: FusionBackend + CompressOps>(
     p: &PackedMatrix<Fusion<B>>,
 ) -> bool {
     let in_codes = q.is_some() && B::multiplies_codes(p.code, p.shape, p.group);
-    let on_the_way = B::unpacks_on_the_way(x.dtype(), p.shape, p.group);
-    in_codes || on_the_way || choose(Problem::of(x.dims()[0], p)) != Form::Unpacked
+    let in_halves = B::multiplies_halves(x.dtype(), p.shape);
+    in_codes || in_halves || choose(Problem::of(x.dims()[0], p)) != Form::Unpacked
 }
 
 /// One product, by a kernel of ours or by this layer's own operations, which fuse with what comes after.
@@ -255,8 +255,8 @@ impl<B: FusionBackend + CompressOps> CompressOps for Fusion<B> {
         B::multiplies_codes(code, shape, group)
     }
 
-    fn unpacks_on_the_way(floats: DType, shape: [usize; 2], group: usize) -> bool {
-        B::unpacks_on_the_way(floats, shape, group)
+    fn multiplies_halves(floats: DType, shape: [usize; 2]) -> bool {
+        B::multiplies_halves(floats, shape)
     }
 
     fn attends(dtype: DType, width: usize) -> bool {

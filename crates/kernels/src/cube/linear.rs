@@ -32,12 +32,14 @@ where
 
 /// See [`crate::product_kernel`].
 pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, floats: DType, device: &R::Device) -> String {
-    let form = match packed::choose(product.into()) {
-        Form::FewRows { rows } => format!("codes unpacked in registers, {rows} rows at a time"),
-        Form::Unpacked => match tensor_cores::refuses_halves::<R>(product, floats, device) {
-            None => "codes unpacked on their way to tensor cores".into(),
-            Some(why) => {
-                format!("the weight unpacked to memory for a product of floats, not on its way: {why}")
+    let form = match tensor_cores::halves::<R>(product, floats, device) {
+        Ok(form) => form.into(),
+        Err(why) => match packed::choose(product.into()) {
+            Form::FewRows { rows } => format!("codes unpacked in registers, {rows} rows at a time"),
+            Form::Unpacked => {
+                format!(
+                    "the weight unpacked to memory for the backend's product; not for ours on tensor cores: {why}"
+                )
             }
         },
     };
@@ -89,6 +91,12 @@ where
         {
             return y;
         }
+        if tensor_cores::multiplies_halves::<R>(self.x.dtype(), p.shape) {
+            let x = self.simulated();
+            if let Some(y) = self.prepared.times_halves(&x, p, bias.as_ref(), activation) {
+                return y;
+            }
+        }
         match packed::choose(Problem::of(rows, p)) {
             Form::FewRows { rows } => {
                 let bias = bias.map(|bias| bias.into_primitive().tensor());
@@ -97,9 +105,6 @@ where
             }
             Form::Unpacked => {
                 let x = self.simulated();
-                if let Some(y) = self.prepared.times_halves(&x, p, bias.as_ref(), activation) {
-                    return y;
-                }
                 let w = float::<B, R, 2>(packed::unpack(Weight::of(p), None, x.dtype()));
                 let y = with_bias(x.matmul(w.transpose()), bias).into_primitive().tensor();
                 float(if activation == Activation::Identity { y } else { activate(y, activation) })

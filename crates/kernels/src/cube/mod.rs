@@ -159,8 +159,8 @@ where
         tensor_cores::multiplies_codes::<R>(code, shape, group)
     }
 
-    fn unpacks_on_the_way(floats: DType, shape: [usize; 2], group: usize) -> bool {
-        tensor_cores::unpacks_on_the_way::<R>(floats, shape, group)
+    fn multiplies_halves(floats: DType, shape: [usize; 2]) -> bool {
+        tensor_cores::multiplies_halves::<R>(floats, shape)
     }
 
     fn attends(dtype: DType, width: usize) -> bool {

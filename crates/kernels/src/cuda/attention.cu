@@ -50,14 +50,14 @@ DEVICE void load_transposed(u32 (&to)[4], const T* from) {
                  : "r"(static_cast<u32>(__cvta_generic_to_shared(from))));
 }
 
-// Up to 64 rows of D elements; the rest becomes zero.
+// Begins to copy up to 64 rows of D elements; the rest becomes zero.
 DEVICE void load_tile(T* to, const T* from, u64 stride, u32 rows) {
 #pragma unroll
     for (u32 i = threadIdx.x; i < KEYS * D / 8; i += 128) {
         const u32 row = i / (D / 8), column = i % (D / 8) * 8;
-        uint4 value = make_uint4(0, 0, 0, 0);
-        if (row < rows) value = *reinterpret_cast<const uint4*>(from + row * stride + column);
-        *reinterpret_cast<uint4*>(to + row * PITCH + column) = value;
+        const u32 bytes = row < rows ? 16 : 0;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<u32>(__cvta_generic_to_shared(to + row * PITCH + column))),
+                     "l"(from + min(row, rows - 1) * stride + column), "r"(bytes) : "memory");
     }
 }
 
@@ -67,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(128) attention(
     const T* __restrict__ mask,
 #endif
     T* __restrict__ y, const __grid_constant__ Info info) {
-    __shared__ __align__(16) T key_tile[KEYS * PITCH], value_tile[KEYS * PITCH];
+    extern __shared__ __align__(16) unsigned char memory[];
+    T* tiles = reinterpret_cast<T*>(memory);
     const u32 queries = info.queries, keys = info.keys;
     const u32 parts = (queries + QUERIES - 1) / QUERIES;
     const u32 part = blockIdx.x % parts;
@@ -94,10 +95,20 @@ extern "C" __global__ void __launch_bounds__(128) attention(
     float most[2] = {NOTHING, NOTHING}, total[2] = {0.0f, 0.0f};
     u32 end = keys;
     if (CAUSAL) end = min(keys, part * QUERIES + QUERIES + (keys - queries));
-    for (u32 start = 0; start < end; start += KEYS) {
-        __syncthreads();
-        load_tile(key_tile, k + start * info.k.row, info.k.row, keys - start);
-        load_tile(value_tile, v + start * info.v.row, info.v.row, keys - start);
+    load_tile(tiles, k, info.k.row, keys);
+    load_tile(tiles + KEYS * PITCH, v, info.v.row, keys);
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    u32 turn = 0;
+    for (u32 start = 0; start < end; start += KEYS, turn ^= 1) {
+        const T* key_tile = tiles + turn * 2 * KEYS * PITCH;
+        const T* value_tile = key_tile + KEYS * PITCH;
+        const u32 next = start + KEYS;
+        if (next < end) {
+            T* to = tiles + (turn ^ 1) * 2 * KEYS * PITCH;
+            load_tile(to, k + next * info.k.row, info.k.row, keys - next);
+            load_tile(to + KEYS * PITCH, v + next * info.v.row, info.v.row, keys - next);
+        }
+        asm volatile("cp.async.commit_group;\ncp.async.wait_group 1;" ::: "memory");
         __syncthreads();
 
         float score[KEYS / 8][4] = {};
@@ -112,6 +123,15 @@ extern "C" __global__ void __launch_bounds__(128) attention(
             }
         }
 
+#if HAS_MASK && MASK_BY_KEY
+        float hidden[KEYS / 8][2];
+#pragma unroll
+        for (u32 n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (u32 i = 0; i < 2; i++)
+                hidden[n][i] = to_float(mask[batch * info.mask_batch + head * info.mask_head +
+                                             min(start + n * 8 + lane % 4 * 2 + i, keys - 1) * info.mask_key]);
+#endif
         float above[2] = {most[0], most[1]};
 #pragma unroll
         for (u32 n = 0; n < KEYS / 8; n++) {
@@ -120,9 +140,13 @@ extern "C" __global__ void __launch_bounds__(128) attention(
                 const u32 column = start + n * 8 + lane % 4 * 2 + i % 2, r = row[i / 2];
                 float s = score[n][i] * info.scale;
 #if HAS_MASK
+#if MASK_BY_KEY
+                s = fmaxf(s + hidden[n][i % 2], LOWEST);
+#else
                 const u64 at = batch * info.mask_batch + head * info.mask_head +
                                min(r, queries - 1) * info.mask_query + min(column, keys - 1) * info.mask_key;
                 s = fmaxf(s + to_float(mask[at]), LOWEST);
+#endif
 #endif
                 if (CAUSAL && column > r + (keys - queries)) s = 2.0f * LOWEST;
                 if (column >= keys) s = NOTHING;
@@ -165,6 +189,7 @@ extern "C" __global__ void __launch_bounds__(128) attention(
                 multiply(result[2 * n + 1], a, b[2], b[3]);
             }
         }
+        __syncthreads();
     }
 
 #pragma unroll

@@ -26,7 +26,8 @@ pub(crate) fn attention(
     let [batch, heads, queries, width] = q.meta.shape().dims();
     let keys = k.meta.shape()[2];
     let element = Element::of(q.dtype).expect("a supported type");
-    let kernel = Attention { element, width: width as u32, causal, mask: mask.is_some() };
+    let mask_by_key = mask.as_ref().is_some_and(|mask| mask.meta.shape()[2] == 1);
+    let kernel = Attention { element, width: width as u32, causal, mask: mask.is_some(), mask_by_key };
     let (client, device) = (q.client.clone(), q.device.clone());
     // What follows joins the heads of a token: they lie together.
     let shape = Shape::new([batch, queries, heads, width]);

@@ -5,7 +5,7 @@
 //   STAGES   tiles of both inputs that are on their way or in use
 //   OUT      element of y: float, __nv_bfloat16 or __half
 //   ACTIVATION, HAS_BIAS, HAS_SHIFT  what follows the product; BIAS, the element of the bias
-// and puts WGMMA, the instruction for BN columns, and tensor_tiles.cu, in whose layout both inputs are, in front.
+// and puts tensor_tiles.cu, in whose layout both inputs are, in front.
 //
 // One group of 128 threads loads, two multiply, each 64 rows of a tile.
 
@@ -39,69 +39,24 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) int8_prod
     const u32 units = tiles_m * tiles_n;
     const u32 group = threadIdx.x / 128;
 
-    if (threadIdx.x == 0) {
-        for (u32 stage = 0; stage < STAGES; stage++) {
-            barrier_init(full + stage * 8, 1);
-            barrier_init(empty + stage * 8, CONSUMERS);
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
+    if (threadIdx.x == 0) begin_barriers(full, empty);
     __syncthreads();
 
-    u32 stage = 0, phase = 0;
     if (group == CONSUMERS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x % 128 == 0) {
-            const u32 last_x = (rows + 63) / 64 - 1, last_w = (columns + 63) / 64 - 1;
-            for (u32 unit = blockIdx.x; unit < units; unit += gridDim.x) {
-                const Tile tile = tile_of(unit, tiles_m, tiles_n);
-                for (u32 block = 0; block < blocks; block++) {
-                    const u32 to = base + stage * STAGE, barrier = full + stage * 8;
-                    barrier_wait(empty + stage * 8, phase ^ 1);
-                    barrier_expect(barrier, STAGE);
-#pragma unroll
-                    for (u32 i = 0; i < BM / 64; i++) {
-                        const u64 panel = min(tile.m * (BM / 64) + i, last_x);
-                        load(to + i * BLOCK, x + (panel * blocks + block) * BLOCK, BLOCK, barrier);
-                    }
-#pragma unroll
-                    for (u32 i = 0; i < BN / 64; i++) {
-                        const u64 panel = min(tile.n * (BN / 64) + i, last_w);
-                        load(to + A_BYTES + i * BLOCK, w + (panel * blocks + block) * BLOCK, BLOCK, barrier);
-                    }
-                    if (++stage == STAGES) stage = 0, phase ^= 1;
-                }
-            }
-        }
+        if (threadIdx.x % 128 == 0) load_tiles(x, w, rows, columns, blocks, base, full, empty);
         return;
     }
 
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    const bool elected = threadIdx.x % 128 == 0;
     const bool aligned = info.stride * sizeof(OUT) % 16 == 0 && reinterpret_cast<u64>(y) % 16 == 0;
     unsigned char* out = memory + STAGES * STAGE + threadIdx.x / 32 * OUT_BYTES;
-    int sum[BN / 2];
+    SUM sum[BN / 2];
+    u32 stage = 0, phase = 0;
     for (u32 unit = blockIdx.x; unit < units; unit += gridDim.x) {
         const Tile tile = tile_of(unit, tiles_m, tiles_n);
-        u32 before = 0;
-        for (u32 block = 0; block < blocks; block++) {
-            barrier_wait(full + stage * 8, phase);
-            const u64 a = descriptor(base + stage * STAGE + group * BLOCK);
-            const u64 b = descriptor(base + stage * STAGE + A_BYTES);
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#pragma unroll
-            for (u32 k = 0; k < 4; k++) WGMMA(sum, a + 2 * k, b + 2 * k, (block | k) != 0);
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            if (block > 0) {
-                asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-                if (elected) barrier_arrive(empty + before * 8);
-            }
-            before = stage;
-            if (++stage == STAGES) stage = 0, phase ^= 1;
-        }
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-        if (elected) barrier_arrive(empty + before * 8);
+        multiply(sum, blocks, base, full, empty, stage, phase);
 
         // A thread has two neighbouring columns of every eight, in two rows eight apart.
         const u32 first_row = tile.m * BM + group * 64 + warp * 16;

@@ -2,13 +2,13 @@
 //! instructions.
 //!
 //! - [`int8`] multiplies an input's codes with a weight's codes.
-//! - [`half`] multiplies half floats with a packed weight that is unpacked on its way.
+//! - [`half`] multiplies half floats with the values of a packed weight.
 
 mod attention;
 pub(crate) mod half;
 pub(crate) mod int8;
 mod source;
-mod variants;
+pub(crate) mod variants;
 
 use crate::packed_matrix::{Code, Prepared};
 pub(crate) use attention::{attention, supports as supports_attention};
@@ -18,7 +18,7 @@ use cubecl::client::ComputeClient;
 use cubecl::features::Tma;
 use cubecl_cuda::CudaRuntime;
 use thiserror::Error;
-use variants::{Element, HalfProduct, QuantizeRows, ROWS};
+use variants::{Element, QuantizeRows, ROWS};
 
 type Client = ComputeClient<CudaRuntime>;
 type Matrix = CubeTensor<CudaRuntime>;
@@ -44,7 +44,7 @@ pub(crate) enum Unsupported {
     /// Floats of another type.
     #[error("elements of type {0:?}")]
     Element(DType),
-    /// Sums of whole rows cannot be scaled group by group, and codes are unpacked by the half block.
+    /// Sums of whole rows cannot be scaled group by group.
     #[error("scales for groups of {group} of {columns} inputs")]
     Groups {
         /// Inputs that share a scale.
@@ -58,9 +58,6 @@ pub(crate) enum Unsupported {
     /// Rows are held in registers.
     #[error("{0} inputs, more than {most}", most = QuantizeRows::WIDEST)]
     Columns(usize),
-    /// Rows are read in whole blocks.
-    #[error("{0} inputs, no multiple of {block}", block = HalfProduct::BLOCK)]
-    Blocks(usize),
     /// Nothing to compute.
     #[error("nothing to compute")]
     Empty,

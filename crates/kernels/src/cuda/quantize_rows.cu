@@ -16,7 +16,7 @@ struct Info {
     float offset;             // what is subtracted from codes to fit a signed byte
 };
 
-constexpr u32 THREADS = TEAM < 256 ? 256 : TEAM;
+constexpr u32 THREADS = TEAM < 128 ? 128 : TEAM;
 
 DEVICE float team_max(float x, float* memory, u32 part) {
 #pragma unroll

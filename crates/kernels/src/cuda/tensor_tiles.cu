@@ -1,5 +1,7 @@
 // What products on the tensor cores of Hopper have in common: tiles that lie in memory as the tensor cores read them from
-// shared memory, how they get there, and in which order they are computed.
+// shared memory, how they get there, in which order they are computed, and where results go.
+//
+// In front stand SUM, the type of the sums, and WGMMA, the instruction for BN columns.
 //
 // A matrix lies in panels of 64 rows, and within a panel in blocks of 128 bytes of each row, 8 KiB each, in which the
 // eight 16-byte chunks of row r are stored at chunk ^ (r % 8). A tile is then loaded by a few bulk copies of whole blocks.
@@ -61,6 +63,64 @@ DEVICE Tile tile_of(u32 unit, u32 tiles_m, u32 tiles_n) {
     const u32 height = min(tiles_m - first, GROUP);
     const u32 rest = unit % in_group;
     return {first + rest % height, rest / height};
+}
+
+DEVICE void begin_barriers(u32 full, u32 empty) {
+    for (u32 stage = 0; stage < STAGES; stage++) {
+        barrier_init(full + stage * 8, 1);
+        barrier_init(empty + stage * 8, CONSUMERS);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// All tiles of this block, stage by stage, by one thread.
+DEVICE void load_tiles(const char* x, const char* w, u32 rows, u32 columns, u32 blocks, u32 base, u32 full, u32 empty) {
+    const u32 tiles_m = (rows + BM - 1) / BM, tiles_n = (columns + BN - 1) / BN;
+    const u32 last_x = (rows + 63) / 64 - 1, last_w = (columns + 63) / 64 - 1;
+    u32 stage = 0, phase = 0;
+    for (u32 unit = blockIdx.x; unit < tiles_m * tiles_n; unit += gridDim.x) {
+        const Tile tile = tile_of(unit, tiles_m, tiles_n);
+        for (u32 block = 0; block < blocks; block++) {
+            const u32 to = base + stage * STAGE, barrier = full + stage * 8;
+            barrier_wait(empty + stage * 8, phase ^ 1);
+            barrier_expect(barrier, STAGE);
+#pragma unroll
+            for (u32 i = 0; i < BM / 64; i++) {
+                const u64 panel = min(tile.m * (BM / 64) + i, last_x);
+                load(to + i * BLOCK, x + (panel * blocks + block) * BLOCK, BLOCK, barrier);
+            }
+#pragma unroll
+            for (u32 i = 0; i < BN / 64; i++) {
+                const u64 panel = min(tile.n * (BN / 64) + i, last_w);
+                load(to + A_BYTES + i * BLOCK, w + (panel * blocks + block) * BLOCK, BLOCK, barrier);
+            }
+            if (++stage == STAGES) stage = 0, phase ^= 1;
+        }
+    }
+}
+
+// The sums of one tile, by a group of 128 threads that has 64 of its rows.
+DEVICE void multiply(SUM (&sum)[BN / 2], u32 blocks, u32 base, u32 full, u32 empty, u32& stage, u32& phase) {
+    const bool elected = threadIdx.x % 128 == 0;
+    const u32 group = threadIdx.x / 128;
+    u32 before = 0;
+    for (u32 block = 0; block < blocks; block++) {
+        barrier_wait(full + stage * 8, phase);
+        const u64 a = descriptor(base + stage * STAGE + group * BLOCK);
+        const u64 b = descriptor(base + stage * STAGE + A_BYTES);
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (u32 k = 0; k < 4; k++) WGMMA(sum, a + 2 * k, b + 2 * k, (block | k) != 0);
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        if (block > 0) {
+            asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+            if (elected) barrier_arrive(empty + before * 8);
+        }
+        before = stage;
+        if (++stage == STAGES) stage = 0, phase ^= 1;
+    }
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    if (elected) barrier_arrive(empty + before * 8);
 }
 
 // 16 rows of 128 bytes of results, from shared memory to their place in y: `left` is their first column.

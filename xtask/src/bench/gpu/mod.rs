@@ -63,20 +63,39 @@ pub(crate) struct Options {
 /// One process: who measures, what, and its share of the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stage {
-    torch: bool,
+    by: Who,
     section: &'static str,
     share: u32,
 }
 
+/// Who measures. Ours has one process for each type of floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Ours(&'static str),
+    Torch,
+}
+
+const fn ours(floats: &'static str, section: &'static str, share: u32) -> Stage {
+    Stage { by: Who::Ours(floats), section, share }
+}
+
+const fn torch(section: &'static str, share: u32) -> Stage {
+    Stage { by: Who::Torch, section, share }
+}
+
 /// In this order, so that ours and theirs of a section are measured one after the other.
-const STAGES: [Stage; 7] = [
-    Stage { torch: false, section: "checks", share: 2 },
-    Stage { torch: false, section: "models", share: 3 },
-    Stage { torch: true, section: "models", share: 4 },
-    Stage { torch: false, section: "operations", share: 6 },
-    Stage { torch: true, section: "operations", share: 4 },
-    Stage { torch: false, section: "parts", share: 2 },
-    Stage { torch: false, section: "training", share: 2 },
+const STAGES: [Stage; 11] = [
+    ours("bf16", "checks", 2),
+    ours("f32", "checks", 2),
+    ours("bf16", "models", 4),
+    torch("models", 4),
+    ours("f32", "models", 2),
+    ours("bf16", "operations", 8),
+    torch("operations", 4),
+    ours("bf16", "parts", 2),
+    ours("f32", "training", 2),
+    ours("f32", "operations", 2),
+    ours("f32", "parts", 1),
 ];
 
 /// Measures and writes the files.
@@ -111,9 +130,9 @@ fn measure(options: &Options, folder: &Path) -> Result<Vec<(String, String)>, St
         fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     let wanted = |stage: &Stage| {
-        stage.section == "checks"
-            || options.only.is_empty()
-            || options.only.iter().any(|only| only == stage.section)
+        let there = options.backend == "cuda" || stage.by != Who::Ours("bf16");
+        let asked = options.only.is_empty() || options.only.iter().any(|only| only == stage.section);
+        there && (stage.section == "checks" || asked)
     };
     let stages: Vec<Stage> = STAGES.into_iter().filter(wanted).collect();
     let until = Instant::now() + Duration::from_secs(options.seconds);
@@ -121,7 +140,10 @@ fn measure(options: &Options, folder: &Path) -> Result<Vec<(String, String)>, St
     for (index, stage) in stages.iter().enumerate() {
         let left = until.saturating_duration_since(Instant::now()).as_secs();
         let seconds = left * u64::from(stage.share) / u64::from(sum(&stages[index..]));
-        let who = if stage.torch { "torch" } else { "briquette" };
+        let who = match stage.by {
+            Who::Torch => "torch".into(),
+            Who::Ours(floats) => format!("briquette in {floats}"),
+        };
         eprintln!("{who}: {}, at most {seconds} s", stage.section);
         let mut command = process(options, stage, folder, &script);
         command.args(["--only", stage.section, "--seconds", &seconds.to_string()]);
@@ -143,12 +165,17 @@ fn sum(stages: &[Stage]) -> u32 {
 }
 
 fn process(options: &Options, stage: &Stage, folder: &Path, script: &Path) -> Command {
-    let mut command = Command::new(if stage.torch { &options.python } else { &options.program });
-    if stage.torch {
-        command.arg(script).arg("--rows").arg(folder.join(THEIRS));
-        command.args(["--device", if options.backend == "cpu" { "cpu" } else { "cuda" }]);
-    } else {
-        command.args(["--backend", &options.backend, "--rows"]).arg(folder.join(OURS));
+    let program = if stage.by == Who::Torch { &options.python } else { &options.program };
+    let mut command = Command::new(program);
+    match stage.by {
+        Who::Torch => {
+            command.arg(script).arg("--rows").arg(folder.join(THEIRS));
+            command.args(["--device", if options.backend == "cpu" { "cpu" } else { "cuda" }]);
+        }
+        Who::Ours(floats) => {
+            command.args(["--backend", &options.backend, "--floats", floats, "--rows"]);
+            command.arg(folder.join(OURS));
+        }
     }
     if options.smoke {
         command.arg("--smoke");
@@ -174,7 +201,7 @@ fn write(options: &Options, rows: &Rows, made_by: &Value) -> Result<(), String> 
 mod tests {
     use super::*;
     use crate::options::parse;
-    use briquette_bench::{BackendChoice, Section};
+    use briquette_bench::{BackendChoice, FloatsChoice, Section};
     use clap::ValueEnum;
     use std::collections::BTreeSet;
 
@@ -200,6 +227,7 @@ mod tests {
         let folder = folder("result");
         let bench = briquette_bench::Options {
             backend: BackendChoice::Cpu,
+            floats: FloatsChoice::F32,
             rows: folder.join(OURS),
             only: Vec::new(),
             smoke: true,
@@ -255,11 +283,18 @@ mod tests {
     fn every_section_of_the_program_has_its_stage_and_checks_come_first() {
         let named = |section: &Section| section.to_possible_value().unwrap().get_name().to_string();
         let sections: BTreeSet<String> = Section::value_variants().iter().map(named).collect();
-        let ours: Vec<String> =
-            STAGES.iter().filter(|stage| !stage.torch).map(|stage| stage.section.to_string()).collect();
-        assert_eq!(ours[0], "checks");
-        assert_eq!(BTreeSet::from_iter(ours.clone()), sections);
-        assert_eq!(ours.len(), sections.len());
+        let of = |floats| {
+            let own = STAGES.iter().filter(move |stage| stage.by == Who::Ours(floats));
+            own.map(|stage| stage.section.to_string()).collect::<Vec<String>>()
+        };
+        for (floats, missing) in [("f32", None), ("bf16", Some("training"))] {
+            let own = of(floats);
+            assert_eq!(own[0], "checks");
+            let mut all = BTreeSet::from_iter(own.clone());
+            assert_eq!(own.len(), all.len());
+            all.extend(missing.map(String::from));
+            assert_eq!(all, sections);
+        }
         for section in sections {
             assert!(parse::<Options>(&format!("--only {section}")).is_ok(), "{section}");
             assert!(TORCH.contains(&format!("\"{section}\"")), "{section}");

@@ -168,9 +168,7 @@ impl Convolution<'_> {
         let wanted = (2 * rayon::current_num_threads()).div_ceil(runs).div_ceil(groups);
         let some = own.div_ceil(wanted.min(own.div_ceil(HEIGHT)));
         let of = |group: usize| {
-            (0..own)
-                .step_by(some)
-                .map(move |from| group * own + from..group * own + (from + some).min(own))
+            (0..own).step_by(some).map(move |from| group * own + from..group * own + (from + some).min(own))
         };
         (0..groups).flat_map(of).collect()
     }

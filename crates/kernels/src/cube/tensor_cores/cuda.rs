@@ -43,8 +43,7 @@ impl Prepared {
         same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
     }
 
-    /// The product of half floats with one weight that is unpacked on its way, if the device and the weight are for it;
-    /// `x` is always the same.
+    /// The product of half floats with one weight, if the device is for it; `x` is always the same.
     pub(in crate::cube) fn times_halves<B, R>(
         &mut self,
         x: &Tensor<B, 2>,
@@ -58,8 +57,13 @@ impl Prepared {
     {
         let (x, w, bias) = operands(x, p, bias)?;
         cuda::half::supports(&x, &w, bias.as_ref()).ok()?;
-        let laid_out = self.laid_out.get_or_insert_with(|| cuda::half::lay_out(x));
-        let y = cuda::half::product(laid_out, &w, bias, activation);
+        let y = match cuda::half::few_rows(x.meta.shape()[0], w.bits, w.shape, w.group) {
+            Some(shares) => cuda::half::product_of_few(x, shares, &w, bias, activation),
+            None => {
+                let laid_out = self.laid_out.get_or_insert_with(|| cuda::half::lay_out(x));
+                cuda::half::product(laid_out, &w, bias, activation)
+            }
+        };
         same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
     }
 }
@@ -98,13 +102,20 @@ pub(in crate::cube) fn refuses_codes<R: CubeRuntime>(
     refuses::<R>(device, || cuda::int8::suits(code, shape, group))
 }
 
-/// Why the weight of a product of half floats is not unpacked on its way on a device, if it is not.
-pub(in crate::cube) fn refuses_halves<R: CubeRuntime>(
+/// How a product of half floats is computed on a device, or why not on tensor cores.
+pub(in crate::cube) fn halves<R: CubeRuntime>(
     product: PackedProduct,
     floats: DType,
     device: &R::Device,
-) -> Option<String> {
-    refuses::<R>(device, || cuda::half::suits(floats, product.shape, product.group))
+) -> Result<&'static str, String> {
+    let PackedProduct { rows, shape, bits, group, .. } = product;
+    match refuses::<R>(device, || cuda::half::suits(floats, shape)) {
+        Some(why) => Err(why),
+        None if cuda::half::few_rows(rows, bits, shape, group).is_some() => {
+            Ok("codes unpacked in registers for tensor cores")
+        }
+        None => Ok("the weight unpacked to memory for tensor cores"),
+    }
 }
 
 fn refuses<R: CubeRuntime>(
@@ -123,13 +134,9 @@ pub(in crate::cube) fn multiplies_codes<R: CubeRuntime>(code: Code, shape: [usiz
     is_cuda::<R>() && cuda::int8::suits(code, shape, group).is_ok()
 }
 
-/// See [`crate::ops::CompressOps::unpacks_on_the_way`].
-pub(in crate::cube) fn unpacks_on_the_way<R: CubeRuntime>(
-    floats: DType,
-    shape: [usize; 2],
-    group: usize,
-) -> bool {
-    is_cuda::<R>() && cuda::half::suits(floats, shape, group).is_ok()
+/// See [`crate::ops::CompressOps::multiplies_halves`].
+pub(in crate::cube) fn multiplies_halves<R: CubeRuntime>(floats: DType, shape: [usize; 2]) -> bool {
+    is_cuda::<R>() && cuda::half::suits(floats, shape).is_ok()
 }
 
 /// See [`crate::ops::CompressOps::attends`].

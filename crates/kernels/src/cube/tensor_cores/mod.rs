@@ -7,9 +7,9 @@ mod none;
 
 #[cfg(feature = "cuda")]
 pub(super) use cuda::{
-    Prepared, attends, attention, multiplies_codes, refuses_codes, refuses_halves, unpacks_on_the_way,
+    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes,
 };
 #[cfg(not(feature = "cuda"))]
 pub(super) use none::{
-    Prepared, attends, attention, multiplies_codes, refuses_codes, refuses_halves, unpacks_on_the_way,
+    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes,
 };

@@ -8,6 +8,9 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 
+/// Why nothing runs here.
+const NOT_BUILT: &str = "built without the feature `cuda`";
+
 /// Nothing of any input.
 #[derive(Default)]
 pub(in crate::cube) struct Prepared;
@@ -44,16 +47,16 @@ pub(in crate::cube) fn refuses_codes<R: CubeRuntime>(
     _product: PackedProduct,
     _device: &R::Device,
 ) -> Option<String> {
-    Some("built without the feature `cuda`".into())
+    Some(NOT_BUILT.into())
 }
 
-/// Always.
-pub(in crate::cube) fn refuses_halves<R: CubeRuntime>(
-    product: PackedProduct,
+/// Why not.
+pub(in crate::cube) fn halves<R: CubeRuntime>(
+    _product: PackedProduct,
     _floats: DType,
-    device: &R::Device,
-) -> Option<String> {
-    refuses_codes::<R>(product, device)
+    _device: &R::Device,
+) -> Result<&'static str, String> {
+    Err(NOT_BUILT.into())
 }
 
 /// Never.
@@ -62,7 +65,7 @@ pub(in crate::cube) fn multiplies_codes<R>(_code: Code, _shape: [usize; 2], _gro
 }
 
 /// Never.
-pub(in crate::cube) fn unpacks_on_the_way<R>(_floats: DType, _shape: [usize; 2], _group: usize) -> bool {
+pub(in crate::cube) fn multiplies_halves<R>(_floats: DType, _shape: [usize; 2]) -> bool {
     false
 }
 

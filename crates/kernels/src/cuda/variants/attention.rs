@@ -11,11 +11,16 @@ pub(in crate::cuda) struct Attention {
     pub(in crate::cuda) width: u32,
     pub(in crate::cuda) causal: bool,
     pub(in crate::cuda) mask: bool,
+    /// Whether the mask says the same for all queries.
+    pub(in crate::cuda) mask_by_key: bool,
 }
 
 impl Attention {
     /// Queries that a block takes.
     pub(in crate::cuda) const QUERIES: usize = 64;
+
+    /// Keys that it looks at together.
+    const KEYS: u32 = 64;
 }
 
 impl Kernel for Attention {
@@ -29,15 +34,21 @@ impl Kernel for Attention {
         };
         format!(
             "#define T {}\n#define T_NAME \"{name}\"\n#define D {}\n#define CAUSAL {}\n#define HAS_MASK {}\n\
-             #define LOWEST {lowest}",
+             #define MASK_BY_KEY {}\n#define LOWEST {lowest}",
             self.element.name(),
             self.width,
             u8::from(self.causal),
-            u8::from(self.mask)
+            u8::from(self.mask),
+            u8::from(self.mask_by_key)
         )
     }
 
     fn threads(self) -> u32 {
         128
+    }
+
+    /// Two tiles of keys and two of values, in rows that are 16 bytes longer than a head.
+    fn shared_bytes(self) -> usize {
+        (4 * Self::KEYS * (self.width + 8) * 2) as usize
     }
 }

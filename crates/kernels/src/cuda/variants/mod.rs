@@ -1,12 +1,15 @@
 //! The kernels of this folder and their variants.
 
 mod attention;
+mod few_rows;
 mod products;
 mod rows;
 
 pub(super) use attention::Attention;
+pub(super) use few_rows::FewRows;
+pub(crate) use few_rows::Shares;
 pub(super) use products::{HalfProduct, Int8Product, ROWS};
-pub(super) use rows::{LayOutRows, QuantizeRows, WeightCodes};
+pub(super) use rows::{LayOutRows, QuantizeRows, WeightCodes, WeightValues};
 
 use crate::activation::Activation;
 use burn::tensor::DType;
@@ -28,6 +31,11 @@ impl Element {
             DType::BF16 => Some(Self::Bf16),
             _ => None,
         }
+    }
+
+    /// As instructions call types of 16 bits.
+    fn short(self) -> &'static str {
+        if self == Self::F16 { "f16" } else { "bf16" }
     }
 
     fn name(self) -> &'static str {

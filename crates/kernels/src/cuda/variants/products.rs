@@ -38,7 +38,7 @@ fn instruction(columns: u32, shape: &str, (sum, class): (&str, &str), flags: &st
     let mut text = String::new();
     let _ = write!(
         text,
-        "DEVICE void WGMMA({sum} (&d)[{registers}], u64 a, u64 b, bool add) {{\n\
+        "#define SUM {sum}\nDEVICE void WGMMA({sum} (&d)[{registers}], u64 a, u64 b, bool add) {{\n\
          asm volatile(\"{{\\n.reg .pred add;\\nsetp.ne.b32 add, %{}, 0;\\n\"\n\
          \"wgmma.mma_async.sync.aligned.m64n{columns}{shape} {{{}}}, %{registers}, %{}, add{flags};\\n}}\"\n\
          : {} : \"l\"(a), \"l\"(b), \"r\"(static_cast<int>(add)));\n}}\n",
@@ -99,34 +99,23 @@ impl Kernel for Int8Product {
     }
 }
 
-/// The product of half floats with a packed weight: `half_product.cu`.
+/// The product of half floats: `half_product.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::cuda) struct HalfProduct {
     /// Columns of a tile: 64, 128, 192 or 256.
     pub(in crate::cuda) columns: u32,
-    /// Of x and y, of 16 bits.
+    /// Of 16 bits.
     pub(in crate::cuda) element: Element,
-    /// Of a code.
-    pub(in crate::cuda) bits: u32,
-    /// Of the scales and zeros.
-    pub(in crate::cuda) scale: Element,
-    pub(in crate::cuda) binary: bool,
-    pub(in crate::cuda) zero: bool,
     pub(in crate::cuda) activation: Activation,
     pub(in crate::cuda) bias: Option<Element>,
 }
 
 impl HalfProduct {
-    /// Inputs of a block, and half of those: what a thread unpacks at a time.
-    pub(in crate::cuda) const BLOCK: usize = 64;
-
-    /// Bytes of packed words on their way: four steps of a tile.
-    fn words(self) -> u32 {
-        4 * self.columns * Self::BLOCK as u32 * self.bits / 8
-    }
+    /// Elements of a row that lie together.
+    pub(in crate::cuda) const BLOCK: usize = ROW_BYTES as usize / 2;
 
     fn stages(self) -> u32 {
-        stages(self.columns, REST + self.words())
+        stages(self.columns, REST)
     }
 }
 
@@ -136,29 +125,20 @@ impl Kernel for HalfProduct {
     const SHARED: &'static str = TILES;
 
     fn definitions(self) -> String {
-        let flag = u8::from;
-        let element = self.element.name();
-        // A half float has room for eight bits below its 1024, a bfloat16 for seven below its 128.
-        let paired = matches!(self.bits, 1 | 2 | 4) || (self.bits == 8 && self.element == Element::F16);
         format!(
-            "#define T {element}\n#define OUT {element}\n#define BN {}\n#define STAGES {}\n#define BITS {}\n\
-             #define PAIRED {}\n#define SCALE {}\n#define BINARY {}\n#define HAS_ZERO {}\n\
+            "#define BN {}\n#define STAGES {}\n#define OUT {}\n\
              #define ACTIVATION {}\n#define HAS_BIAS {}\n#define BIAS {}",
             self.columns,
             self.stages(),
-            self.bits,
-            flag(paired),
-            self.scale.name(),
-            flag(self.binary),
-            flag(self.zero),
+            self.element.name(),
             number(self.activation),
-            flag(self.bias.is_some()),
+            u8::from(self.bias.is_some()),
             self.bias.map_or("", Element::name),
         )
     }
 
     fn helpers(self) -> String {
-        let name = if self.element == Element::F16 { "f16" } else { "bf16" };
+        let name = self.element.short();
         let shape = format!("k16.f32.{name}.{name}");
         instruction(self.columns, &shape, ("float", "f"), ", 1, 1, 0, 0")
     }
@@ -168,6 +148,6 @@ impl Kernel for HalfProduct {
     }
 
     fn shared_bytes(self) -> usize {
-        (self.stages() * stage(self.columns) + self.words() + REST) as usize
+        (self.stages() * stage(self.columns) + REST) as usize
     }
 }

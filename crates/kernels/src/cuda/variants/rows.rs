@@ -24,7 +24,7 @@ impl QuantizeRows {
     /// `columns` at most [`WIDEST`](Self::WIDEST).
     pub(in crate::cuda) fn new(element: Element, columns: usize, q: TokenQuant) -> Self {
         let pieces = columns.next_multiple_of(128) / 8;
-        let team = [32, 64, 128, 256].into_iter().find(|team| pieces <= team * 4).unwrap_or(512);
+        let team = [32, 64, 128, 256].into_iter().find(|team| pieces <= team * 3).unwrap_or(512);
         Self {
             element,
             team: team as u32,
@@ -59,7 +59,7 @@ impl Kernel for QuantizeRows {
     }
 
     fn threads(self) -> u32 {
-        self.team.max(256)
+        self.team.max(128)
     }
 }
 
@@ -112,6 +112,47 @@ impl Kernel for LayOutRows {
 
     fn definitions(self) -> String {
         format!("#define T {}", self.element.name())
+    }
+
+    fn threads(self) -> u32 {
+        Self::PIECES as u32
+    }
+}
+
+/// A packed weight to half floats: `weight_values.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::cuda) struct WeightValues {
+    /// Of the values, of 16 bits.
+    pub(in crate::cuda) element: Element,
+    /// Of the scales and zeros.
+    pub(in crate::cuda) scale: Element,
+    pub(in crate::cuda) bits: u32,
+    pub(in crate::cuda) binary: bool,
+    pub(in crate::cuda) zero: bool,
+    /// Whether eight neighbours always share a scale.
+    pub(in crate::cuda) even: bool,
+}
+
+impl WeightValues {
+    /// Pieces of eight values that a block unpacks.
+    pub(in crate::cuda) const PIECES: usize = 256;
+}
+
+impl Kernel for WeightValues {
+    const ENTRY: &'static str = "weight_values";
+    const TEXT: &'static str = include_str!("../weight_values.cu");
+
+    fn definitions(self) -> String {
+        let flag = u8::from;
+        format!(
+            "#define T {}\n#define SCALE {}\n#define BITS {}\n#define BINARY {}\n#define HAS_ZERO {}\n#define EVEN {}",
+            self.element.name(),
+            self.scale.name(),
+            self.bits,
+            flag(self.binary),
+            flag(self.zero),
+            flag(self.even),
+        )
     }
 
     fn threads(self) -> u32 {
