@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod curve;
 mod options;
 mod quality;
 mod trained;
@@ -25,6 +26,8 @@ enum Task {
     Trained(trained::Options),
     /// Time all forms of a model on the processor, write docs/results/SUITE.json.
     BenchCpu(bench::Options),
+    /// Draw accuracy and time of a pruned model over the operations it has left, from result files.
+    Curve(curve::Options),
     /// Time kernels and models on a GPU, beside PyTorch; write docs/results/speed_gpu.json, tables and plots.
     BenchA100(bench::gpu::Options),
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Task::Quality(options) => ended(quality::run(&options)),
         Task::Trained(options) => ended(trained::run(&options)),
         Task::BenchCpu(options) => ended(bench::run(&options)),
+        Task::Curve(options) => ended(curve::run(&options)),
         Task::BenchA100(options) => ended(bench::gpu::run(&options)),
     }
 }

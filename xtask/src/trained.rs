@@ -108,7 +108,9 @@ const SUITES: &[(&str, Suite)] = &[
             rows: &[
                 deepspeed("channels keep 0.5, DeepSpeed's recipe", "deepspeed/channel_topk_resnet20", "15"),
                 row("channels keep 0.5", "resnet20_channels"),
+                row("0.75 of the FLOPs", "resnet20_flops_75"),
                 row("half the FLOPs", "resnet20_half_flops"),
+                row("0.35 of the FLOPs", "resnet20_flops_35"),
             ],
         },
     ),
@@ -217,7 +219,7 @@ fn one(
         "before": report["quality"]["before"], "after": report["quality"]["after"], "n": report["quality"]["n"],
         "measured": training["measured"], "steps": training["steps"], "seconds": training["seconds"],
         "settings": training["settings"], "distillation": training["distillation"],
-        "bytes_after": report["bytes_after"]["total"], "device": report["device"],
+        "bytes_after": report["bytes_after"]["total"], "operations": report["operations"], "device": report["device"],
     }))
 }
 

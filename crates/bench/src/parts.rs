@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::forms::{Form, Layer, LayerSize, Storage};
 use crate::job::{Floats, Job};
-use crate::models::{named, timed};
+use crate::models::{in_turn, named};
 use crate::numbers::{Numbers, matrix, tensor};
 use crate::sizes::{Encoder, ModelSize};
 use crate::{BenchError, Row};
@@ -51,8 +51,8 @@ pub(crate) fn run<B: Backend>(
     let storage = job.sizes.storage;
     for ModelSize { name, shapes, parts, .. } in &models {
         let Some(encoder) = *parts else { continue };
-        let compressed = |form: &Form| floats.compressed && timed(*form, floats);
-        for form in Form::ALL.into_iter().filter(|f| *f == Form::Float || compressed(f)) {
+        let compressed = |form: &Form| *form == Form::Float || floats.compressed;
+        for form in in_turn(floats).into_iter().filter(compressed) {
             for &[batch, seq] in *shapes {
                 for part in Part::ALL {
                     let (what, (text, per_layer)) = (named(form, floats), part.description());

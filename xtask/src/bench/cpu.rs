@@ -58,8 +58,15 @@ const PRUNED_RESNET: Suite = Suite {
     contenders: &[
         Contender { name: "f32", kind: Kind::Float },
         Contender { name: "channels keep 0.5", kind: Kind::Recipe("resnet20_channels") },
+        Contender { name: "0.75 of the FLOPs", kind: Kind::Recipe("resnet20_flops_75") },
         Contender { name: "half the FLOPs", kind: Kind::Recipe("resnet20_half_flops") },
+        Contender { name: "0.35 of the FLOPs", kind: Kind::Recipe("resnet20_flops_35") },
     ],
     shapes: &[[1, 0], [8, 0], [64, 0]],
-    ratios: &[("channels keep 0.5", "f32"), ("half the FLOPs", "f32")],
+    ratios: &[
+        ("channels keep 0.5", "f32"),
+        ("0.75 of the FLOPs", "f32"),
+        ("half the FLOPs", "f32"),
+        ("0.35 of the FLOPs", "f32"),
+    ],
 };

@@ -32,21 +32,20 @@ where
 
 /// See [`crate::product_kernel`].
 pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, floats: DType, device: &R::Device) -> String {
-    let form = match tensor_cores::halves::<R>(product, floats, device) {
-        Ok(form) => form.into(),
-        Err(why) => match packed::choose(product.into()) {
-            Form::FewRows { rows } => format!("codes unpacked in registers, {rows} rows at a time"),
-            Form::Unpacked => {
-                format!(
-                    "the weight unpacked to memory for the backend's product; not for ours on tensor cores: {why}"
-                )
-            }
-        },
+    let in_codes = product.input.map(|_| tensor_cores::refuses_codes::<R>(product, device));
+    if in_codes == Some(None) {
+        return "int8 on tensor cores".into();
+    }
+    let halves = tensor_cores::halves::<R>(product, floats, device);
+    let form = match (&halves, packed::choose(product.into())) {
+        (Ok(form), _) => (*form).into(),
+        (Err(_), Form::FewRows { rows }) => format!("codes unpacked in registers, {rows} rows at a time"),
+        (Err(_), Form::Unpacked) => "the weight unpacked to memory for a product of floats".to_string(),
     };
-    match product.input.map(|_| tensor_cores::refuses_codes::<R>(product, device)) {
-        None => form,
-        Some(None) => "int8 on tensor cores".into(),
-        Some(Some(why)) => format!("{form}; not int8 on tensor cores: {why}"),
+    match (in_codes.flatten(), halves) {
+        (Some(why), _) => format!("{form}; not int8 on tensor cores: {why}"),
+        (None, Err(why)) => format!("{form}; not 16-bit floats on tensor cores: {why}"),
+        (None, Ok(_)) => form,
     }
 }
 

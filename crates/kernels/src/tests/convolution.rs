@@ -1,3 +1,5 @@
+//! Convolutions in tiles and as one product of matrices, beside those of burn.
+
 use super::{floats, tensor, values};
 use crate::cpu::{convolution, tile::Unit};
 use crate::portable::unfolded_conv2d;

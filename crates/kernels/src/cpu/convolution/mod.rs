@@ -1,4 +1,5 @@
-//! Two-dimensional convolutions, as products of the weight with pixels that are gathered block by block.
+//! Two-dimensional convolutions, as products of the weight with blocks of neighbouring pixels, which are read where they lie
+//! or gathered first.
 //!
 //! Lanes of a tile are neighbouring pixels and its rows channels of the output, so that few channels fill it as well as
 //! many: a layer with half of its channels takes half of the time.
@@ -8,7 +9,7 @@ mod planes;
 use super::lines::Scratch;
 use super::memory::{contiguous, filled, from_vec, to_vec};
 use super::parallel::{self, Shared};
-use super::tile::{FloatPanel, HEIGHT, Unit, WIDTH};
+use super::tile::{FloatPanel, HEIGHT, ScatteredPanel, Starts, Unit, WIDTH};
 use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::ops::PaddedConvOptions;
@@ -18,7 +19,7 @@ use std::ops::Range;
 /// Elements of the planes of the images that are convolved at a time: they stay in a core's cache.
 const IMAGES: usize = 1 << 18;
 
-/// Elements of the blocks of pixels that pass by a part of the weight while it is in the cache.
+/// Elements of the pixels below the kernel in the blocks that pass by a part of the weight while it is in the cache.
 const GATHERED: usize = 1 << 16;
 
 /// See [`crate::conv2d`]; the weight has floats of 32 bits like the input.
@@ -47,7 +48,7 @@ pub(crate) fn conv2d(
         images: x.storage::<f32>(),
         weight: weight.storage::<f32>(),
         bias: &bias,
-        offsets: (0..groups).map(|group| geometry.offsets(group)).collect(),
+        offsets: (0..groups).map(|group| Starts::new(geometry.offsets(group))).collect(),
         geometry,
         channels_out,
     };
@@ -93,7 +94,7 @@ struct Convolution<'a> {
     bias: &'a [f32],
     geometry: Geometry,
     /// For each group of channels, of each input.
-    offsets: Vec<Vec<usize>>,
+    offsets: Vec<Starts>,
     channels_out: usize,
 }
 
@@ -189,11 +190,14 @@ impl Convolution<'_> {
     ) {
         let offsets = &self.offsets[channels.start / (self.channels_out / self.offsets.len())];
         let depth = offsets.len();
-        let mut pixels = Scratch::<f32>::new(blocks.len() * depth * WIDTH);
-        for (block, to) in blocks.clone().zip(pixels.chunks_exact_mut(depth * WIDTH)) {
-            let from = &planes[block / each * length + block % each * WIDTH..];
-            for (offset, to) in offsets.iter().zip(to.chunks_exact_mut(WIDTH)) {
-                to.copy_from_slice(&from[*offset..][..WIDTH]);
+        let below = |block: usize| &planes[block / each * length + block % each * WIDTH..];
+        let gathered = !self.unit.scatters();
+        let mut pixels = Scratch::<f32>::new(if gathered { blocks.len() * depth * WIDTH } else { 0 });
+        if gathered {
+            for (block, to) in blocks.clone().zip(pixels.chunks_exact_mut(depth * WIDTH)) {
+                for (offset, to) in offsets.iter().zip(to.chunks_exact_mut(WIDTH)) {
+                    to.copy_from_slice(&below(block)[offset..][..WIDTH]);
+                }
             }
         }
         let height = channels.len().div_ceil(channels.len().div_ceil(HEIGHT));
@@ -201,9 +205,15 @@ impl Convolution<'_> {
         for channel in channels.clone().step_by(height) {
             let m = height.min(channels.end - channel);
             let weight = (&self.weight[channel * depth..][..m * depth], depth);
-            for (block, pixels) in blocks.clone().zip(pixels.chunks_exact(depth * WIDTH)) {
-                let panel = FloatPanel { data: pixels, stride: WIDTH, depth };
-                self.unit.floats(panel, weight, m, (tile.as_flattened_mut(), WIDTH));
+            for (index, block) in blocks.clone().enumerate() {
+                let to = (tile.as_flattened_mut(), WIDTH);
+                if gathered {
+                    let data = &pixels[index * depth * WIDTH..][..depth * WIDTH];
+                    self.unit.floats(FloatPanel { data, stride: WIDTH, depth }, weight, m, to);
+                } else {
+                    let panel = ScatteredPanel { data: below(block), starts: offsets };
+                    self.unit.floats(panel, weight, m, to);
+                }
                 let image = first + block / each;
                 // SAFETY: as the caller promises.
                 unsafe { self.store(&tile[..m], image, channel, block % each * WIDTH, y) };

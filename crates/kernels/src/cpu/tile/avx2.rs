@@ -1,7 +1,7 @@
 //! Tiles with 256-bit vectors: sums of four rows and 8 or 16 outputs stay in registers.
 #![expect(unsafe_code, reason = "vector loads from operands whose bounds were checked")]
 
-use super::{DEPTH, FloatPanel, Tile, WIDTH};
+use super::{DEPTH, Rows, Tile, WIDTH};
 use std::arch::x86_64::*;
 
 /// Rows that one pass over a panel serves.
@@ -129,7 +129,7 @@ unsafe fn vnni_rows<const M: usize>(
 /// The machine needs AVX2 and FMA; lengths are those that `Unit::floats` checks.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn floats(
-    w: FloatPanel<'_>,
+    w: impl Rows,
     (x, stride): (&[f32], usize),
     m: usize,
     (to, to_stride): (&mut [f32], usize),
@@ -150,18 +150,18 @@ pub(super) unsafe fn floats(
 /// `w` holds `depth` rows of `WIDTH` weights, `x` `M` rows of `depth` columns, `to` room for `M` rows of 16.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn float_rows<const M: usize>(
-    w: FloatPanel<'_>,
+    w: impl Rows,
     lane: usize,
     (x, stride): (&[f32], usize),
     to: &mut [f32],
     to_stride: usize,
 ) {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
-    for k in 0..w.depth {
-        // SAFETY: the panel holds `WIDTH` weights from `k * stride` on, and each row has column `k`,
+    for k in 0..w.depth() {
+        // SAFETY: the panel holds `WIDTH` weights from the start of row `k` on, and each row has column `k`,
         // as the caller promises.
         unsafe {
-            let w = w.data.as_ptr().add(k * w.stride + lane);
+            let w = w.data().as_ptr().add(w.start(k) + lane);
             let w = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let x = _mm256_set1_ps(*x.as_ptr().add(i * stride + k));

@@ -1,7 +1,7 @@
 //! Tiles with 512-bit vectors: two hold a panel's outputs, sums of twelve rows stay in registers.
 #![expect(unsafe_code, reason = "vector loads from operands whose bounds were checked")]
 
-use super::{BytePanel, DEPTH, FloatPanel, HEIGHT, Tile, WIDTH};
+use super::{BytePanel, DEPTH, HEIGHT, Rows, Tile, WIDTH};
 use std::arch::x86_64::*;
 
 /// Calls a function of `M` rows for a number of rows known at run time.
@@ -117,7 +117,7 @@ unsafe fn byte_rows<const M: usize, const BITS: usize>(
 /// The machine needs AVX-512 F; lengths are those that `Unit::floats` checks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) unsafe fn floats(
-    w: FloatPanel<'_>,
+    w: impl Rows,
     x: (&[f32], usize),
     m: usize,
     (to, to_stride): (&mut [f32], usize),
@@ -130,14 +130,15 @@ pub(super) unsafe fn floats(
 /// `w` holds `depth` rows of `WIDTH` weights, `x` `M` rows of `depth` columns, `to` room for `M` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 unsafe fn float_rows<const M: usize>(
-    w: FloatPanel<'_>,
+    w: impl Rows,
     (x, stride): (&[f32], usize),
     to: &mut [f32],
     to_stride: usize,
 ) {
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    let (mut rows, mut weights) = (bases(x, stride), w.data.as_ptr());
-    for _ in 0..w.depth {
+    let mut rows = bases(x, stride);
+    for k in 0..w.depth() {
+        let weights = w.data().as_ptr().wrapping_add(w.start(k));
         // SAFETY: each of `depth` rows of the panel holds `WIDTH` weights, and each row of `x` as many
         // columns, as the caller promises.
         unsafe {
@@ -149,7 +150,6 @@ unsafe fn float_rows<const M: usize>(
             }
         }
         rows = rows.map(|row| row.wrapping_add(1));
-        weights = weights.wrapping_add(w.stride);
     }
     for (i, sums) in sums.iter().enumerate() {
         // SAFETY: a row of the result has room for two vectors.

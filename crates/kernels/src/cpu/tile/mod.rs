@@ -144,25 +144,36 @@ impl Unit {
         }
     }
 
-    /// `to[i * to_stride + j] = sum over k < depth of x[i * stride + k] * w.data[k * w.stride + j]` for `m` rows and
+    /// Whether [`floats`](Self::floats) reads rows of weights that lie anywhere.
+    pub(crate) fn scatters(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self != Self::Portable {
+            return true;
+        }
+        false
+    }
+
+    /// `to[i * to_stride + j] = sum over k < depth of x[i * stride + k] * w.data[w.start(k) + j]` for `m` rows and
     /// [`WIDTH`] outputs.
     ///
     /// # Panics
-    /// When `m` is not in `1 ..= HEIGHT`, or an operand or the result is too short.
+    /// When `m` is not in `1 ..= HEIGHT`, an operand or the result is too short, or rows lie where this unit does not
+    /// [read](Self::scatters) them.
     #[cfg_attr(
         target_arch = "x86_64",
         expect(unsafe_code, reason = "calls loops for instructions that were detected")
     )]
     pub(crate) fn floats(
         self,
-        w: FloatPanel<'_>,
+        w: impl Rows,
         (x, stride): (&[f32], usize),
         m: usize,
         (to, to_stride): (&mut [f32], usize),
     ) {
-        assert!((1..=HEIGHT).contains(&m) && w.depth > 0, "a tile of {m} rows by {}", w.depth);
-        assert!((w.depth - 1) * w.stride + WIDTH <= w.data.len(), "a panel of {} columns", w.depth);
-        assert!((m - 1) * stride + w.depth <= x.len(), "{m} rows of {} columns in {}", w.depth, x.len());
+        let depth = w.depth();
+        assert!((1..=HEIGHT).contains(&m) && depth > 0, "a tile of {m} rows by {depth}");
+        assert!(w.last() + WIDTH <= w.data().len(), "a panel of {depth} columns");
+        assert!((m - 1) * stride + depth <= x.len(), "{m} rows of {depth} columns in {}", x.len());
         assert!((m - 1) * to_stride + WIDTH <= to.len(), "{m} rows of a tile in {}", to.len());
         match self {
             // SAFETY: a `Unit` other than `Portable` comes from `available`, which detected its
@@ -172,7 +183,10 @@ impl Unit {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 | Self::Avx512Vnni => unsafe { avx512::floats(w, (x, stride), m, (to, to_stride)) },
-            _ => portable::floats(w, x, stride, m, to, to_stride),
+            _ => {
+                let panel = w.even().expect("rows that lie side by side, see `scatters`");
+                portable::floats(panel, x, stride, m, to, to_stride);
+            }
         }
     }
 }
@@ -192,6 +206,107 @@ pub(crate) struct FloatPanel<'a> {
     pub(crate) data: &'a [f32],
     pub(crate) stride: usize,
     pub(crate) depth: usize,
+}
+
+#[expect(unsafe_code, reason = "see the trait")]
+// SAFETY: places grow with the row.
+unsafe impl Rows for FloatPanel<'_> {
+    fn data(&self) -> &[f32] {
+        self.data
+    }
+
+    fn depth(self) -> usize {
+        self.depth
+    }
+
+    #[inline(always)]
+    fn start(self, k: usize) -> usize {
+        k * self.stride
+    }
+
+    fn last(self) -> usize {
+        (self.depth - 1) * self.stride
+    }
+
+    fn even(&self) -> Option<FloatPanel<'_>> {
+        Some(*self)
+    }
+}
+
+/// Where rows of [`WIDTH`] weights begin, and the last of these places.
+#[derive(Debug)]
+pub(crate) struct Starts {
+    at: Vec<usize>,
+    last: usize,
+}
+
+impl Starts {
+    pub(crate) fn new(at: Vec<usize>) -> Self {
+        let last = at.iter().copied().max().unwrap_or(0);
+        Self { at, last }
+    }
+
+    /// Rows.
+    pub(crate) fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.at.iter().copied()
+    }
+}
+
+/// Rows of [`WIDTH`] weights that lie anywhere and may overlap.
+#[derive(Clone, Copy)]
+pub(crate) struct ScatteredPanel<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) starts: &'a Starts,
+}
+
+#[expect(unsafe_code, reason = "see the trait")]
+// SAFETY: `Starts::new` finds the largest, and nothing changes them afterwards.
+unsafe impl Rows for ScatteredPanel<'_> {
+    fn data(&self) -> &[f32] {
+        self.data
+    }
+
+    fn depth(self) -> usize {
+        self.starts.at.len()
+    }
+
+    #[inline(always)]
+    fn start(self, k: usize) -> usize {
+        self.starts.at[k]
+    }
+
+    fn last(self) -> usize {
+        self.starts.last
+    }
+
+    fn even(&self) -> Option<FloatPanel<'_>> {
+        None
+    }
+}
+
+/// Rows of [`WIDTH`] weights.
+///
+/// # Safety
+/// No row begins behind [`last`](Self::last): loops read them without looking.
+#[expect(unsafe_code, reason = "loops rely on what is promised")]
+pub(crate) unsafe trait Rows: Copy {
+    fn data(&self) -> &[f32];
+
+    /// Rows.
+    fn depth(self) -> usize;
+
+    /// Where row `k` begins, `k` below [`depth`](Self::depth).
+    fn start(self, k: usize) -> usize;
+
+    /// The largest of these places; there is at least one row.
+    fn last(self) -> usize;
+
+    /// The same, if rows are as far apart as one another.
+    fn even(&self) -> Option<FloatPanel<'_>>;
 }
 
 #[cfg(test)]
