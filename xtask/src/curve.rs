@@ -1,9 +1,9 @@
 //! `cargo xtask curve`: accuracy and time of a pruned model over the operations it has left, drawn from result files.
 
+use crate::font::{self, SANS};
 use crate::options::{at, json};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
 use serde_json::Value;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -101,9 +101,7 @@ type Failure = Box<dyn std::error::Error>;
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
 fn draw(out: &Path, accuracy: &[Point], times: &[Line]) -> Result<(), Failure> {
-    // A picture of pixels needs a font, and a machine may have none.
-    let font = epaint_default_fonts::UBUNTU_LIGHT;
-    register_font("sans-serif", FontStyle::Normal, font).map_err(|_| "the font cannot be read")?;
+    font::register()?;
     let root = BitMapBackend::new(out, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let (first, second) = root.split_horizontally(SIZE.0 / 2);
@@ -122,7 +120,7 @@ fn around(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
 
 fn accuracy_panel(points: &[Point], area: &Area<'_>) -> Result<(), Failure> {
     let mut chart = ChartBuilder::on(area)
-        .caption("accuracy", ("sans-serif", 20))
+        .caption("accuracy", (SANS, 20))
         .margin(12)
         .x_label_area_size(42)
         .y_label_area_size(64)
@@ -138,7 +136,7 @@ fn accuracy_panel(points: &[Point], area: &Area<'_>) -> Result<(), Failure> {
     for point in points {
         let at = (point.left, point.value);
         chart.draw_series([Circle::new(at, 5, COLOURS[0].filled())])?;
-        let name = Text::new(point.name.clone(), (8, -14), ("sans-serif", 13));
+        let name = Text::new(point.name.clone(), (8, -14), (SANS, 13));
         chart.draw_series([EmptyElement::at(at) + name])?;
     }
     Ok(())
@@ -147,7 +145,7 @@ fn accuracy_panel(points: &[Point], area: &Area<'_>) -> Result<(), Failure> {
 fn time_panel(lines: &[Line], area: &Area<'_>) -> Result<(), Failure> {
     let values = lines.iter().flat_map(|(_, points)| points.iter().map(|p| p.value));
     let mut chart = ChartBuilder::on(area)
-        .caption("time on the processor", ("sans-serif", 20))
+        .caption("time on the processor", (SANS, 20))
         .margin(12)
         .x_label_area_size(42)
         .y_label_area_size(64)
@@ -167,7 +165,7 @@ fn time_panel(lines: &[Line], area: &Area<'_>) -> Result<(), Failure> {
         chart.draw_series(line)?.label(name).legend(move |(x, y)| key(x, y, colour.mix(1.0)));
     }
     let labels = SeriesLabelPosition::LowerRight;
-    chart.configure_series_labels().position(labels).label_font(("sans-serif", 14)).draw()?;
+    chart.configure_series_labels().position(labels).label_font((SANS, 14)).draw()?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod curve;
+mod font;
 mod options;
 mod quality;
 mod trained;

@@ -3,6 +3,7 @@
 use super::report::layer;
 use super::rows::{Rows, distinct};
 use crate::bench::written;
+use crate::font::{self, SANS};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::Path;
@@ -43,6 +44,7 @@ struct Panel {
 
 /// Draws all plots beside `out`; their file names.
 pub(super) fn draw(rows: &Rows, out: &Path) -> Result<Vec<String>, String> {
+    font::register()?;
     let stem = out.file_stem().map_or_else(|| "speed".into(), |stem| stem.to_string_lossy().into_owned());
     let mut names = Vec::new();
     let mut sheet = |name: String, panels: Vec<Panel>| {
@@ -131,7 +133,7 @@ fn names(names: &[String], area: &Area<'_>) -> Result<(), Failure> {
     for (at, name) in names.iter().enumerate() {
         let y = 50 + KEY.1 * at as i32;
         area.draw(&PathElement::new(vec![(6, y + 6), (32, y + 6)], style(name)))?;
-        area.draw(&Text::new(name.clone(), (40, y), ("sans-serif", 14)))?;
+        area.draw(&Text::new(name.clone(), (40, y), (SANS, 14)))?;
     }
     Ok(())
 }
@@ -145,7 +147,7 @@ fn one(panel: &Panel, area: &Area<'_>) -> Result<(), Failure> {
         low / 1.3..high * 1.3
     };
     let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 17))
+        .caption(&panel.title, (SANS, 17))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(64)
