@@ -90,7 +90,7 @@ where
         {
             return y;
         }
-        if tensor_cores::multiplies_halves::<R>(self.x.dtype(), p.shape) {
+        if tensor_cores::takes_halves(self.x.clone().into_primitive().tensor(), p.shape) {
             let x = self.simulated();
             if let Some(y) = self.prepared.times_halves(&x, p, bias.as_ref(), activation) {
                 return y;

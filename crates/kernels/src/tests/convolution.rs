@@ -97,3 +97,11 @@ fn convolutions_of_nothing_are_left_to_the_backend() {
     assert!(!convolution::suits([0, 3, 4, 4], [2, 3, 3, 3], &options));
     assert!(!convolution::suits([1, 3, 4, 4], [2, 3, 5, 4], &options));
 }
+
+#[test]
+#[should_panic(expected = "5 outputs of 2 groups")]
+fn groups_divide_the_outputs() {
+    let options = PaddedConvOptions::asymmetric([1, 1], [0, 0], [0, 0], [1, 1], 2);
+    let (x, w) = (tensor(&values(64, 1), [1, 4, 4, 4]), tensor(&values(10, 2), [5, 2, 1, 1]));
+    convolution::conv2d(Unit::best(), x, w, None, &options);
+}

@@ -38,11 +38,13 @@ pub(crate) fn conv2d(
         (x.dims(), weight.dims());
     let groups = options.options.groups;
     assert_eq!(channels, seen * groups, "channels of images for a weight of {groups} groups of {seen}");
+    assert!(channels_out.is_multiple_of(groups), "{channels_out} outputs of {groups} groups");
     let geometry = geometry([channels, seen], [height, width], [kernel_height, kernel_width], options);
     let [out_height, out_width] = geometry.out;
     let shape = [batch, channels_out, out_height, out_width];
     let (x, weight) = (contiguous(x), contiguous(weight));
     let bias = bias.map_or_else(|| vec![0.0; channels_out], to_vec);
+    assert_eq!(bias.len(), channels_out, "bias of {channels_out} outputs");
     let convolution = Convolution {
         unit,
         images: x.storage::<f32>(),

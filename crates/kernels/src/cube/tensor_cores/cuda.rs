@@ -134,6 +134,11 @@ pub(in crate::cube) fn multiplies_codes<R: CubeRuntime>(code: Code, shape: [usiz
     is_cuda::<R>() && cuda::int8::suits(code, shape, group).is_ok()
 }
 
+/// Whether the device of an input multiplies such floats with a weight `[out, in]` on tensor cores.
+pub(in crate::cube) fn takes_halves<R: CubeRuntime>(x: CubeTensor<R>, shape: [usize; 2]) -> bool {
+    on_cuda(x).is_some_and(|x| cuda::runs_on(&x.client).is_ok() && cuda::half::suits(x.dtype, shape).is_ok())
+}
+
 /// See [`crate::ops::CompressOps::multiplies_halves`].
 pub(in crate::cube) fn multiplies_halves<R: CubeRuntime>(floats: DType, shape: [usize; 2]) -> bool {
     is_cuda::<R>() && cuda::half::suits(floats, shape).is_ok()

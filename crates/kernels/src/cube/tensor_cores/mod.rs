@@ -7,9 +7,9 @@ mod none;
 
 #[cfg(feature = "cuda")]
 pub(super) use cuda::{
-    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes,
+    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes, takes_halves,
 };
 #[cfg(not(feature = "cuda"))]
 pub(super) use none::{
-    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes,
+    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes, takes_halves,
 };

@@ -1,5 +1,7 @@
 //! A build that knows no such device.
 
+#![expect(clippy::extra_unused_type_parameters, reason = "what a build with such devices looks at")]
+
 use crate::activation::Activation;
 use crate::packed_matrix::{Code, PackedMatrix};
 use crate::product_kernel::PackedProduct;
@@ -7,13 +9,14 @@ use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
+use burn_cubecl::tensor::CubeTensor;
 
 /// Why nothing runs here.
 const NOT_BUILT: &str = "built without the feature `cuda`";
 
 /// Nothing of any input.
 #[derive(Default)]
-pub(in crate::cube) struct Prepared;
+pub(in crate::cube) struct Prepared(());
 
 impl Prepared {
     /// Nothing.
@@ -61,6 +64,11 @@ pub(in crate::cube) fn halves<R: CubeRuntime>(
 
 /// Never.
 pub(in crate::cube) fn multiplies_codes<R>(_code: Code, _shape: [usize; 2], _group: usize) -> bool {
+    false
+}
+
+/// Never.
+pub(in crate::cube) fn takes_halves<R: CubeRuntime>(_x: CubeTensor<R>, _shape: [usize; 2]) -> bool {
     false
 }
 
