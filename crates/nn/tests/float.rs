@@ -85,7 +85,8 @@ fn conv_equals_burns_for_every_option() {
         let theirs: burn_nn::conv::Conv2d<Flex> = config.init(&device);
         let _ = (theirs.weight.val(), theirs.bias.as_ref().map(|b| b.val()));
         let ours: Conv2d<Flex> = theirs.clone().into();
-        assert_same(&ours.forward(x.clone()), &theirs.forward(x.clone()));
+        // Sums are of the same products in another order.
+        assert_close(&ours.forward(x.clone()), &theirs.forward(x.clone()), 1e-5);
         let fresh: Conv2d<Flex> = Conv2dConfig::new(config.channels, config.kernel_size)
             .with_stride(config.stride)
             .with_dilation(config.dilation)
