@@ -12,9 +12,17 @@ use briquette_kernels::{
 };
 use burn::prelude::*;
 
-/// `[rows, d_input, d_output, group]`: one row and one output, sizes that no tile divides, and several groups.
-const SHAPES: [[usize; 4]; 5] =
-    [[1, 64, 33, 32], [3, 96, 130, 96], [17, 128, 65, 64], [37, 160, 48, 80], [70, 384, 129, 128]];
+/// `[rows, d_input, d_output, group]`: one row and one output, sizes that no tile divides, several groups, and rows and groups
+/// so long that every width of codes is unpacked in registers where few rows are.
+const SHAPES: [[usize; 4]; 7] = [
+    [1, 64, 33, 32],
+    [3, 96, 130, 96],
+    [17, 128, 65, 64],
+    [37, 160, 48, 80],
+    [70, 384, 129, 128],
+    [5, 512, 33, 512],
+    [33, 1024, 40, 512],
+];
 
 /// How weights are packed.
 const PACKINGS: [(u32, Code); 8] = [

@@ -204,7 +204,7 @@ mod tests {
         let value = json!({
             "epochs": 3, "batch": 8, "lr": 1e-4, "optimizer": "adamw", "weight_decay": 0.1, "beta_1": 0.8,
             "beta_2": 0.98, "decay": "cosine", "warmup": 0.1, "accumulate": 2, "clip": 0.0, "learned_lr": 10.0,
-            "dropout": true, "max_tokens": 64, "augmentation": "none", "keep": "best", "checkpoint_every": 5
+            "dropout": true, "max_tokens": 64, "augmentation": "shift", "keep": "best", "checkpoint_every": 5
         });
         let (settings, problems) = read(value.clone());
         assert!(problems.is_empty(), "{problems:?}");

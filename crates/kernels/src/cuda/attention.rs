@@ -1,11 +1,10 @@
 //! Attention in one kernel, for elements of 16 bits.
 
-use super::Matrix;
 use super::source::{floats, launch};
 use super::variants::{Attention, Element};
+use super::{Matrix, aligned};
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_dtype;
 
 /// Whether heads of this width and type are for the kernel: the tensor cores take sixteen elements of 16 bits.
@@ -22,7 +21,7 @@ pub(crate) fn attention(
     causal: bool,
     scale: f64,
 ) -> Matrix {
-    let [q, k, v] = [q, k, v].map(in_rows);
+    let [q, k, v] = [q, k, v].map(aligned);
     let [batch, heads, queries, width] = q.meta.shape().dims();
     let keys = k.meta.shape()[2];
     let element = Element::of(q.dtype).expect("a supported type");
@@ -49,17 +48,4 @@ pub(crate) fn attention(
     let blocks = queries.div_ceil(Attention::QUERIES) * heads * batch;
     launch(&client, kernel, blocks as u32, buffers, info);
     y
-}
-
-/// Rows of neighbours that begin at multiples of 16 bytes.
-fn in_rows(x: Matrix) -> Matrix {
-    let strides = x.meta.strides();
-    let fits = strides[3] == 1 && strides[..3].iter().all(|stride| stride.is_multiple_of(8));
-    // A slice begins where it was cut.
-    let aligned = x.handle.offset_start.unwrap_or(0).is_multiple_of(16);
-    match (fits, aligned) {
-        (true, true) => x,
-        (false, true) => into_contiguous(x),
-        (_, false) => into_contiguous(x.copy()),
-    }
 }

@@ -4,7 +4,8 @@
 use super::source::launch;
 use super::variants::{Element, FewRows, HalfProduct, LayOutRows, Shares, WeightValues};
 use super::{
-    Client, Device, Matrix, ROWS, Unsupported, Weight, known, layout, multiprocessors, tile_columns,
+    Client, Device, Matrix, ROWS, Unsupported, Weight, aligned, known, layout, multiprocessors, neighbours,
+    tile_columns, vector,
 };
 use crate::activation::Activation;
 use crate::packed_matrix::Code;
@@ -130,8 +131,8 @@ pub(crate) fn product_of_few(
     activation: Activation,
 ) -> Matrix {
     let [outputs, columns] = w.shape;
-    let x = aligned(neighbours(x));
-    let (words, scales) = (aligned(neighbours(w.words.clone())), into_contiguous(w.scales.clone()));
+    let x = aligned(x);
+    let (words, scales) = (aligned(w.words.clone()), into_contiguous(w.scales.clone()));
     let zeros = w.zeros.clone().map(into_contiguous);
     let bias = bias.map(vector);
     let rows = x.meta.shape()[0];
@@ -162,25 +163,4 @@ pub(crate) fn product_of_few(
 
 fn element(dtype: DType) -> Element {
     Element::of(dtype).expect("checked by supports()")
-}
-
-/// A matrix whose neighbours in a row are neighbours in memory.
-fn neighbours(x: Matrix) -> Matrix {
-    if x.meta.strides()[1] == 1 || x.meta.shape()[1] == 1 { x } else { into_contiguous(x) }
-}
-
-fn vector(x: Matrix) -> Matrix {
-    if x.meta.strides()[0] == 1 { x } else { into_contiguous(x) }
-}
-
-/// Rows that begin at multiples of 16 bytes.
-fn aligned(x: Matrix) -> Matrix {
-    let fits = (x.meta.strides()[0] * x.dtype.size()).is_multiple_of(16) || x.meta.shape()[0] == 1;
-    // A slice begins where it was cut.
-    let begins = x.handle.offset_start.unwrap_or(0).is_multiple_of(16);
-    match (fits, begins) {
-        (true, true) => x,
-        (false, true) => into_contiguous(x),
-        (_, false) => into_contiguous(x.copy()),
-    }
 }

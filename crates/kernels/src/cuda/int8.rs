@@ -4,14 +4,13 @@ use super::source::{floats, launch};
 use super::variants::{Element, Int8Product, QuantizeRows, WeightCodes};
 use super::{
     BLOCK_BYTES as BLOCK, Client, Device, Matrix, ROWS, Unsupported, Weight, known, layout, multiprocessors,
-    tile_columns,
+    neighbours, tile_columns, vector,
 };
 use crate::activation::Activation;
 use crate::packed_matrix::Code;
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_dtype;
 use cubecl::server::Handle;
 use std::sync::Arc;
@@ -54,7 +53,7 @@ pub(crate) struct Quantized {
 
 /// Quantizes `x: [rows, columns]` row by row. It must be [supported](supports).
 pub(crate) fn quantize(x: Matrix, q: TokenQuant) -> Quantized {
-    let x = if x.meta.strides()[1] == 1 { x } else { into_contiguous(x) };
+    let x = neighbours(x);
     let [rows, columns] = x.meta.shape().dims();
     let element = Element::of(x.dtype).expect("checked by supports()");
     let kernel = QuantizeRows::new(element, columns, q);
@@ -118,7 +117,7 @@ fn make_codes(w: &Weight) -> Codes {
 pub(crate) fn product(x: &Quantized, w: &Weight, bias: Option<Matrix>, activation: Activation) -> Matrix {
     let w_codes = codes(w);
     let [columns, _] = w.shape;
-    let bias = bias.map(|bias| if bias.meta.strides()[0] == 1 { bias } else { into_contiguous(bias) });
+    let bias = bias.map(vector);
     let multiprocessors = multiprocessors(&x.client);
     let tile = tile_columns(x.rows, columns, multiprocessors);
     let kernel = Int8Product {

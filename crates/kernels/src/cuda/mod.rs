@@ -13,6 +13,7 @@ pub(crate) mod variants;
 use crate::packed_matrix::{Code, Prepared};
 pub(crate) use attention::{attention, supports as supports_attention};
 use burn::tensor::DType;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 use cubecl::features::Tma;
@@ -99,6 +100,31 @@ pub(crate) fn runs_on(client: &Client) -> Result<(), Unsupported> {
 /// Multiprocessors of a device.
 fn multiprocessors(client: &Client) -> usize {
     client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132) as usize
+}
+
+/// A matrix whose neighbours in a row are neighbours in memory.
+fn neighbours(x: Matrix) -> Matrix {
+    if x.meta.strides()[1] == 1 || x.meta.shape()[1] == 1 { x } else { into_contiguous(x) }
+}
+
+/// A vector whose neighbours are neighbours in memory.
+fn vector(x: Matrix) -> Matrix {
+    if x.meta.strides()[0] == 1 { x } else { into_contiguous(x) }
+}
+
+/// A tensor of any rank whose last axis has neighbours in rows that begin at multiples of 16 bytes.
+fn aligned(x: Matrix) -> Matrix {
+    let strides = x.meta.strides();
+    let (last, before) = (strides.len() - 1, &strides[..strides.len() - 1]);
+    let whole = |stride: &usize| (stride * x.dtype.size()).is_multiple_of(16);
+    let fits = strides[last] == 1 && before.iter().all(whole);
+    // A slice begins where it was cut.
+    let begins = x.handle.offset_start.unwrap_or(0).is_multiple_of(16);
+    match (fits, begins) {
+        (true, true) => x,
+        (false, true) => into_contiguous(x),
+        (_, false) => into_contiguous(x.copy()),
+    }
 }
 
 /// Columns of the tiles that take the fewest rounds of all multiprocessors, a round costing what a tile computes and

@@ -25,9 +25,27 @@ fn stage(columns: u32) -> u32 {
     (ROWS as u32 + columns) * ROW_BYTES
 }
 
-/// As many tiles as fit beside `rest` bytes, up to eight.
-fn stages(columns: u32, rest: u32) -> u32 {
-    ((SHARED_BYTES - rest) / stage(columns)).min(8)
+/// As many tiles as fit, up to eight.
+fn stages(columns: u32) -> u32 {
+    ((SHARED_BYTES - REST) / stage(columns)).min(8)
+}
+
+/// What all products on tiles define.
+fn definitions(columns: u32, element: Element, activation: Activation, bias: Option<Element>) -> String {
+    format!(
+        "#define BN {columns}\n#define STAGES {}\n#define OUT {}\n\
+         #define ACTIVATION {}\n#define HAS_BIAS {}\n#define BIAS {}",
+        stages(columns),
+        element.name(),
+        number(activation),
+        u8::from(bias.is_some()),
+        bias.map_or("", Element::name),
+    )
+}
+
+/// Bytes of dynamic shared memory that they take.
+fn shared_bytes(columns: u32) -> usize {
+    (stages(columns) * stage(columns) + REST) as usize
 }
 
 /// The instruction for one step of a tile of so many columns: sums of 64 rows, a half of them in each thread's registers.
@@ -61,29 +79,14 @@ pub(in crate::cuda) struct Int8Product {
     pub(in crate::cuda) shift: bool,
 }
 
-impl Int8Product {
-    fn stages(self) -> u32 {
-        stages(self.columns, REST)
-    }
-}
-
 impl Kernel for Int8Product {
     const ENTRY: &'static str = "int8_product";
     const TEXT: &'static str = include_str!("../int8_product.cu");
     const SHARED: &'static str = TILES;
 
     fn definitions(self) -> String {
-        format!(
-            "#define BN {}\n#define STAGES {}\n#define OUT {}\n\
-             #define ACTIVATION {}\n#define HAS_BIAS {}\n#define BIAS {}\n#define HAS_SHIFT {}",
-            self.columns,
-            self.stages(),
-            self.element.name(),
-            number(self.activation),
-            u8::from(self.bias.is_some()),
-            self.bias.map_or("", Element::name),
-            u8::from(self.shift),
-        )
+        let tiles = definitions(self.columns, self.element, self.activation, self.bias);
+        format!("{tiles}\n#define HAS_SHIFT {}", u8::from(self.shift))
     }
 
     fn helpers(self) -> String {
@@ -95,7 +98,7 @@ impl Kernel for Int8Product {
     }
 
     fn shared_bytes(self) -> usize {
-        (self.stages() * stage(self.columns) + REST) as usize
+        shared_bytes(self.columns)
     }
 }
 
@@ -113,10 +116,6 @@ pub(in crate::cuda) struct HalfProduct {
 impl HalfProduct {
     /// Elements of a row that lie together.
     pub(in crate::cuda) const BLOCK: usize = ROW_BYTES as usize / 2;
-
-    fn stages(self) -> u32 {
-        stages(self.columns, REST)
-    }
 }
 
 impl Kernel for HalfProduct {
@@ -125,16 +124,7 @@ impl Kernel for HalfProduct {
     const SHARED: &'static str = TILES;
 
     fn definitions(self) -> String {
-        format!(
-            "#define BN {}\n#define STAGES {}\n#define OUT {}\n\
-             #define ACTIVATION {}\n#define HAS_BIAS {}\n#define BIAS {}",
-            self.columns,
-            self.stages(),
-            self.element.name(),
-            number(self.activation),
-            u8::from(self.bias.is_some()),
-            self.bias.map_or("", Element::name),
-        )
+        definitions(self.columns, self.element, self.activation, self.bias)
     }
 
     fn helpers(self) -> String {
@@ -148,6 +138,6 @@ impl Kernel for HalfProduct {
     }
 
     fn shared_bytes(self) -> usize {
-        (self.stages() * stage(self.columns) + REST) as usize
+        shared_bytes(self.columns)
     }
 }
