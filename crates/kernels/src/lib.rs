@@ -36,7 +36,7 @@ mod tests;
 
 pub use activation::Activation;
 pub use attention::attention;
-pub use convolution::conv2d;
+pub use convolution::{ChannelNorm, ConvolutionTail, conv2d, conv2d_quantized, conv2d_then};
 pub use fused::{add_layer_norm, gelu, gelu_tanh, layer_norm};
 pub use linear::{
     PackedLayer, embedding_packed, linear, linear_all, linear_packed, linear_quantized, rows_at_once, unpack,

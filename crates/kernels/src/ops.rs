@@ -1,6 +1,7 @@
 //! The operations a backend may specialise.
 
 use crate::activation::Activation;
+use crate::convolution::ConvolutionTail;
 use crate::linear::PackedLayer;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::{Code, PackedMatrix};
@@ -47,14 +48,28 @@ pub trait CompressOps: Backend {
         portable::fake_ternarize_rows(x)
     }
 
-    /// See [`crate::conv2d`]. Not asked where there are gradients.
+    /// See [`crate::conv2d_then`]. Not asked where there are gradients.
     fn conv2d(
         x: Tensor<Self, 4>,
         weight: Tensor<Self, 4>,
         bias: Option<Tensor<Self, 1>>,
         options: PaddedConvOptions<2>,
+        tail: ConvolutionTail<Self>,
     ) -> Tensor<Self, 4> {
-        burn::tensor::module::conv2d(x, weight, bias, options)
+        tail.forward(burn::tensor::module::conv2d(x, weight, bias, options))
+    }
+
+    /// See [`crate::conv2d_quantized`].
+    fn conv2d_quantized(
+        x: Tensor<Self, 4>,
+        q: TokenQuant,
+        weight: &PackedMatrix<Self>,
+        kernel: [usize; 2],
+        bias: Option<Tensor<Self, 1>>,
+        options: PaddedConvOptions<2>,
+        tail: ConvolutionTail<Self>,
+    ) -> Tensor<Self, 4> {
+        portable::conv2d_quantized(x, q, weight, kernel, bias, options, tail)
     }
 
     /// Whether [`crate::conv2d`] is a product of matrices where it has gradients.

@@ -4,6 +4,7 @@
 //! type keeps `B: Backend` the only bound, at the price of one lookup a call.
 
 use crate::activation::Activation;
+use crate::convolution::ConvolutionTail;
 use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::optimizer::{AdamWState, AdamWStep};
@@ -22,7 +23,17 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 type OptionalBias<B> = Option<Tensor<B, 1>>;
 type LinearAll<B> =
     fn(Tensor<B, 2>, Option<TokenQuant>, Vec<PackedLayer<'_, B>>, Activation) -> Vec<Tensor<B, 2>>;
-type Conv2d<B> = fn(Tensor<B, 4>, Tensor<B, 4>, OptionalBias<B>, PaddedConvOptions<2>) -> Tensor<B, 4>;
+type Conv2d<B> =
+    fn(Tensor<B, 4>, Tensor<B, 4>, OptionalBias<B>, PaddedConvOptions<2>, ConvolutionTail<B>) -> Tensor<B, 4>;
+type Conv2dQuantized<B> = fn(
+    Tensor<B, 4>,
+    TokenQuant,
+    &PackedMatrix<B>,
+    [usize; 2],
+    OptionalBias<B>,
+    PaddedConvOptions<2>,
+    ConvolutionTail<B>,
+) -> Tensor<B, 4>;
 type Linear<B> = fn(Tensor<B, 2>, Tensor<B, 2>, OptionalBias<B>, Activation) -> Tensor<B, 2>;
 type AddLayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
 type LayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
@@ -46,6 +57,7 @@ pub(crate) struct Ops<B: Backend> {
     pub(crate) fake_ternarize_rows: fn(Tensor<B, 2>) -> Tensor<B, 2>,
     pub(crate) rows_in_one_pass: fn() -> bool,
     pub(crate) conv2d: Conv2d<B>,
+    pub(crate) conv2d_quantized: Conv2dQuantized<B>,
     pub(crate) unfolds_convolutions: fn() -> bool,
     pub(crate) quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> QuantizedRows<B>,
     pub(crate) unpack: fn(&PackedMatrix<B>) -> Tensor<B, 2>,
@@ -77,6 +89,7 @@ impl<B: CompressOps> Ops<B> {
             fake_ternarize_rows: <B as CompressOps>::fake_ternarize_rows,
             rows_in_one_pass: <B as CompressOps>::rows_in_one_pass,
             conv2d: <B as CompressOps>::conv2d,
+            conv2d_quantized: <B as CompressOps>::conv2d_quantized,
             unfolds_convolutions: <B as CompressOps>::unfolds_convolutions,
             quantize_rows: <B as CompressOps>::quantize_rows,
             unpack: <B as CompressOps>::unpack,

@@ -4,7 +4,7 @@ use crate::module::{drop_in_module, needs::*};
 use crate::slots::{InputSlot, PackedSlot, simulate};
 use crate::{Compressible, Initializer, LayerMut, LayerPath, PaddingConfig2d};
 use briquette_core::{InputObserver, InputQuantization};
-use briquette_kernels::{self as kernels, PackedMatrix};
+use briquette_kernels::{self as kernels, ConvolutionTail, PackedMatrix, TokenQuant};
 use burn::config::Config;
 use burn::module::Param;
 use burn::nn::conv::Conv2dRecord;
@@ -112,31 +112,37 @@ impl<B: Backend> Conv2d<B> {
     /// # Panics
     /// When the input does not have `channels_in` channels.
     pub fn forward(&self, input: Tensor<B, 4>) -> Tensor<B, 4> {
+        self.forward_then(input, ConvolutionTail::default())
+    }
+
+    /// [`forward`](Self::forward) and what follows it (batch normalization by known statistics, a residual, an activation),
+    /// in one pass over the output where the backend can.
+    ///
+    /// # Panics
+    /// When the input does not have `channels_in` channels, or what follows does not fit the output.
+    pub fn forward_then(&self, input: Tensor<B, 4>, tail: ConvolutionTail<B>) -> Tensor<B, 4> {
         self.input.observe(&input);
+        let options = self.options(&input);
+        let bias = self.bias.as_ref().map(|b| b.val());
+        match (self.packed.get(), self.input.token_quant()) {
+            // The integer product has no gradient; the same values as floats have one.
+            (Some(packed), Some(quant)) if !B::ad_enabled(&input.device()) => {
+                kernels::conv2d_quantized(input, quant, packed, self.kernel_size, bias, options, tail)
+            }
+            (_, quant) => {
+                kernels::conv2d_then(simulate_images(input, quant), self.value(), bias, options, tail)
+            }
+        }
+    }
+
+    fn options(&self, input: &Tensor<B, 4>) -> PaddedConvOptions<2> {
         let [_, _, height, width] = input.dims();
         let (top, bottom) = self.padding_of(0, height);
         let (left, right) = self.padding_of(1, width);
-        let options = PaddedConvOptions::asymmetric(
-            self.stride,
-            [top, left],
-            [bottom, right],
-            self.dilation,
-            self.groups,
-        );
-        let bias = self.bias.as_ref().map(|b| b.val());
-        kernels::conv2d(self.quantize(input), self.value(), bias, options)
+        PaddedConvOptions::asymmetric(self.stride, [top, left], [bottom, right], self.dilation, self.groups)
     }
 
-    /// One range per image where ranges are dynamic.
-    fn quantize(&self, input: Tensor<B, 4>) -> Tensor<B, 4> {
-        let Some(quant) = self.input.token_quant() else { return input };
-        let dims = input.dims();
-        let [batch, channels, height, width] = dims;
-        simulate(input.reshape([batch, channels * height * width]), quant).reshape(dims)
-    }
-
-    /// The float weight. There is no product of packed convolutions: a packed weight saves memory,
-    /// and is unpacked for each call.
+    /// The float weight, unpacked for each call where it is packed.
     fn value(&self) -> Tensor<B, 4> {
         match self.packed.get() {
             Some(packed) => kernels::unpack(packed).reshape(self.native()),
@@ -210,6 +216,14 @@ impl<B: Backend> Conv2d<B> {
     pub fn packed(&self) -> Option<&PackedMatrix<B>> {
         self.packed.get()
     }
+}
+
+/// Images as their codes represent them, with one range per image where ranges are dynamic.
+fn simulate_images<B: Backend>(input: Tensor<B, 4>, quant: Option<TokenQuant>) -> Tensor<B, 4> {
+    let Some(quant) = quant else { return input };
+    let dims = input.dims();
+    let [batch, channels, height, width] = dims;
+    simulate(input.reshape([batch, channels * height * width]), quant).reshape(dims)
 }
 
 impl<B: Backend> Compressible<B> for Conv2d<B> {

@@ -16,6 +16,7 @@ pub(crate) trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for i8 {}
 impl Plain for f32 {}
+impl Plain for [u8; 4] {}
 
 /// `length` numbers, the first at the start of a cache line.
 pub(crate) struct Lines<T: Plain> {

@@ -30,6 +30,7 @@ pub(crate) mod tile;
 mod units;
 
 use crate::activation::Activation;
+use crate::convolution::ConvolutionTail;
 use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::packed_matrix::PackedMatrix;
@@ -188,11 +189,29 @@ impl CompressOps for Flex {
         weight: Tensor<Self, 4>,
         bias: Option<Tensor<Self, 1>>,
         options: PaddedConvOptions<2>,
+        tail: ConvolutionTail<Self>,
     ) -> Tensor<Self, 4> {
         if native(&[x.dtype(), weight.dtype()]) && convolution::suits(x.dims(), weight.dims(), &options) {
-            convolution::conv2d(Unit::best(), x, weight, bias, &options)
+            convolution::conv2d(Unit::best(), x, weight, bias, &options, tail)
         } else {
-            burn::tensor::module::conv2d(x, weight, bias, options)
+            tail.forward(burn::tensor::module::conv2d(x, weight, bias, options))
+        }
+    }
+
+    fn conv2d_quantized(
+        x: Tensor<Self, 4>,
+        q: TokenQuant,
+        weight: &PackedMatrix<Self>,
+        kernel: [usize; 2],
+        bias: Option<Tensor<Self, 1>>,
+        options: PaddedConvOptions<2>,
+        tail: ConvolutionTail<Self>,
+    ) -> Tensor<Self, 4> {
+        let floats = native(&[x.dtype(), weight.scales.dtype()]);
+        if floats && convolution::in_integers(x.dims(), q, weight, kernel, &options) {
+            convolution::conv2d_quantized(Unit::best(), x, q, weight, kernel, bias, &options, tail)
+        } else {
+            portable::conv2d_quantized(x, q, weight, kernel, bias, options, tail)
         }
     }
 

@@ -166,7 +166,7 @@ pub(crate) unsafe fn product(
 /// What the activation makes of each value, in place. In loops rather than closures, which would not be compiled for
 /// the vector unit.
 #[inline(always)]
-fn activate_all<const FMA: bool>(row: &mut [f32], activation: Activation) {
+pub(super) fn activate_all<const FMA: bool>(row: &mut [f32], activation: Activation) {
     match activation {
         Activation::Identity => {}
         Activation::Relu => {

@@ -155,15 +155,15 @@ impl Panels {
     }
 }
 
-/// What panels were made from: as long as the tensors are held, no others lie at the same places.
-struct Source {
+/// What a layout was made from: as long as the tensors are held, no others lie at the same places.
+pub(super) struct Source {
     words: FlexTensor,
     floats: Vec<FlexTensor>,
     kind: (u32, Code, [usize; 2], usize),
 }
 
 impl Source {
-    fn new(p: &PackedMatrix<Flex>) -> Self {
+    pub(super) fn new(p: &PackedMatrix<Flex>) -> Self {
         let floats = [Some(&p.scales), p.zeros.as_ref()].into_iter().flatten();
         Self {
             words: p.words.clone().into_primitive(),
@@ -172,7 +172,7 @@ impl Source {
         }
     }
 
-    fn same(&self, other: &Self) -> bool {
+    pub(super) fn same(&self, other: &Self) -> bool {
         self.kind == other.kind
             && self.floats.len() == other.floats.len()
             && same(&self.words, &other.words)

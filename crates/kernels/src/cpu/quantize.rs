@@ -148,7 +148,7 @@ pub(crate) struct ByteRows {
 pub(crate) fn quantize_to_bytes(x: &[f32], pieces: &[Piece], q: TokenQuant) -> ByteRows {
     let last = pieces.last().expect("pieces of at least one column");
     let (columns, depth) = (last.column + last.columns, last.start + last.length);
-    let rule = ByteRule { rule: Rule::new(q), lowered: if q.symmetric { 0.0 } else { q.levels() / 2.0 } };
+    let rule = ByteRule::new(q);
     let rows = x.len() / columns;
     let mut codes = Scratch::new(rows * depth);
     let mut sums = vec![0; rows * pieces.len()];
@@ -182,6 +182,15 @@ pub(crate) struct ByteRule {
 }
 
 impl ByteRule {
+    pub(crate) fn new(q: TokenQuant) -> Self {
+        Self { rule: Rule::new(q), lowered: if q.symmetric { 0.0 } else { q.levels() / 2.0 } }
+    }
+
+    /// The scale of neighbouring values that share one, for a symmetric quantization.
+    pub(crate) fn scale(&self, values: &[f32]) -> f32 {
+        grid_of(values, self.rule).0
+    }
+
     /// Codes and their sums of one row; its scale and zero.
     fn row(&self, row: &[f32], pieces: &[Piece], codes: &mut [i8], sums: &mut [i32]) -> (f32, f64) {
         let (scale, zero) = grid_of(row, self.rule);
@@ -201,7 +210,7 @@ impl ByteRule {
     }
 
     /// Codes of neighbouring values, and their sum.
-    fn codes(&self, values: &[f32], (scale, zero): (f32, f32), codes: &mut [i8]) -> i32 {
+    pub(crate) fn codes(&self, values: &[f32], (scale, zero): (f32, f32), codes: &mut [i8]) -> i32 {
         #[cfg(target_arch = "x86_64")]
         if self.rule.q.range.is_none() && super::round::applies(scale) {
             let Rule { low, high, .. } = self.rule;

@@ -1,5 +1,8 @@
-//! A convolution as a product of matrices.
+//! A convolution as a product of matrices, and what goes with convolutions.
 
+use crate::convolution::{ChannelNorm, ConvolutionTail};
+use crate::packed_matrix::PackedMatrix;
+use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn::tensor::Slice;
 use burn::tensor::ops::PaddedConvOptions;
@@ -54,4 +57,33 @@ fn unfold<B: Backend>(
     let parts: Vec<Tensor<B, 4>> = elements.map(|(row, column)| below(row, column)).collect();
     let rows = kernel[0] * kernel[1] * channels;
     (Tensor::cat(parts, 1).reshape([batch, rows, out[0] * out[1]]), out)
+}
+
+/// See [`crate::conv2d_quantized`].
+pub(crate) fn conv2d_quantized<B: Backend>(
+    x: Tensor<B, 4>,
+    q: TokenQuant,
+    weight: &PackedMatrix<B>,
+    kernel: [usize; 2],
+    bias: Option<Tensor<B, 1>>,
+    options: PaddedConvOptions<2>,
+    tail: ConvolutionTail<B>,
+) -> Tensor<B, 4> {
+    let dims = x.dims();
+    let [batch, channels, height, width] = dims;
+    let seen = crate::fake_quantize_rows(x.reshape([batch, channels * height * width]), q).reshape(dims);
+    let native = [weight.shape[0], weight.shape[1] / (kernel[0] * kernel[1]), kernel[0], kernel[1]];
+    crate::conv2d_then(seen, crate::unpack(weight).reshape(native), bias, options, tail)
+}
+
+/// One product and one sum for each channel.
+pub(crate) fn normalize_channels<B: Backend>(y: Tensor<B, 4>, norm: &ChannelNorm<B>) -> Tensor<B, 4> {
+    let dims = y.dims();
+    let [batch, channels, height, width] = dims;
+    let factor = norm.gamma.clone() / (norm.variance.clone() + norm.epsilon).sqrt();
+    let offset = norm.beta.clone() - norm.mean.clone() * factor.clone();
+    // One row per channel of each image: broadcasting one number over a row is many times faster on the CPU than
+    // broadcasting over the first axis and the last two.
+    let rows = |v: Tensor<B, 1>| v.reshape([1, channels]).repeat_dim(0, batch).reshape([batch * channels, 1]);
+    (y.reshape([batch * channels, height * width]) * rows(factor) + rows(offset)).reshape(dims)
 }

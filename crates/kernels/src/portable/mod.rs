@@ -7,7 +7,7 @@ mod packed;
 mod quantize;
 mod sparse;
 
-pub(crate) use convolution::unfolded_conv2d;
+pub(crate) use convolution::{conv2d_quantized, normalize_channels, unfolded_conv2d};
 pub(crate) use fused::{add_to_every, attention, gelu, gelu_tanh, layer_norm};
 pub(crate) use optimizer::{adamw, clip_factor};
 pub(crate) use packed::{embedding_packed, linear, linear_packed, linear_quantized, unpack};

@@ -4,13 +4,13 @@ use super::ResNetConfig;
 use crate::pretrained::Pretrained;
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
+use briquette_kernels::{Activation, ChannelNorm, ConvolutionTail};
 use briquette_nn::{
     Compressible, Conv2d, Conv2dConfig, Linear, LinearConfig, PaddingConfig2d, Recorder, TapShape, Tapped,
     Taps, Wanted, name_table,
 };
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::prelude::*;
-use burn::tensor::activation::relu;
 
 /// Channels of the three stages.
 const WIDTHS: [usize; 3] = [16, 32, 64];
@@ -63,7 +63,7 @@ impl<B: Backend> CifarResNet<B> {
     }
 
     fn run(&self, images: Tensor<B, 4>, seen: &mut Recorder<B>) -> Tensor<B, 2> {
-        let mut x = relu(normalize(&self.bn1, self.conv1.forward(images)));
+        let mut x = normalized(&self.conv1, &self.bn1, images, None, Activation::Relu);
         show(&x, seen);
         for stage in self.stages() {
             x = stage.iter().fold(x, |x, block| block.forward(x));
@@ -77,10 +77,9 @@ impl<B: Backend> CifarResNet<B> {
 
 impl<B: Backend> ResidualBlock<B> {
     fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let inner = relu(normalize(&self.bn1, self.conv1.forward(x.clone())));
-        let out = normalize(&self.bn2, self.conv2.forward(inner));
-        let [_, channels, _, _] = out.dims();
-        relu(out + shortcut(x, self.conv1.stride[0], self.before, channels))
+        let inner = normalized(&self.conv1, &self.bn1, x.clone(), None, Activation::Relu);
+        let residual = shortcut(x, self.conv1.stride[0], self.before, self.conv2.shape()[0]);
+        normalized(&self.conv2, &self.bn2, inner, Some(residual), Activation::Relu)
     }
 }
 
@@ -103,19 +102,26 @@ fn shortcut<B: Backend>(x: Tensor<B, 4>, stride: usize, before: usize, channels:
     if parts.len() == 1 { x } else { Tensor::cat(parts, 1) }
 }
 
-/// Batch normalization. Off the training backend it is one product and one sum per channel.
-fn normalize<B: Backend>(norm: &BatchNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
+/// A convolution and the batch normalization behind it, to which `residual` is added before the activation.
+fn normalized<B: Backend>(
+    conv: &Conv2d<B>,
+    norm: &BatchNorm<B>,
+    x: Tensor<B, 4>,
+    residual: Option<Tensor<B, 4>>,
+    activation: Activation,
+) -> Tensor<B, 4> {
     if B::ad_enabled(&x.device()) {
-        return normalize_training(norm, x);
+        let y = normalize_training(norm, conv.forward(x));
+        return ConvolutionTail { norm: None, residual, activation }.forward(y);
     }
-    let dims = x.dims();
-    let [batch, channels, height, width] = dims;
-    let factor = norm.gamma.val() / (norm.running_var.value() + norm.epsilon).sqrt();
-    let offset = norm.beta.val() - norm.running_mean.value() * factor.clone();
-    // One row per channel of each image: broadcasting one number over a row is many times faster on the CPU than
-    // broadcasting over the first axis and the last two.
-    let rows = |v: Tensor<B, 1>| v.reshape([1, channels]).repeat_dim(0, batch).reshape([batch * channels, 1]);
-    (x.reshape([batch * channels, height * width]) * rows(factor) + rows(offset)).reshape(dims)
+    let norm = ChannelNorm {
+        gamma: norm.gamma.val(),
+        beta: norm.beta.val(),
+        mean: norm.running_mean.value(),
+        variance: norm.running_var.value(),
+        epsilon: norm.epsilon,
+    };
+    conv.forward_then(x, ConvolutionTail { norm: Some(norm), residual, activation })
 }
 
 /// Batch normalization by the batch's own mean and variance, which the running ones follow (Ioffe, Szegedy 2015,

@@ -4,15 +4,24 @@
 //! Lanes of a tile are neighbouring pixels and its rows channels of the output, so that few channels fill it as well as
 //! many: a layer with half of its channels takes half of the time.
 
+mod bytes;
+mod finish;
+mod floats;
 mod planes;
 
-use super::lines::Scratch;
-use super::memory::{contiguous, filled, from_vec, to_vec};
+use super::lines::{Plain, Scratch};
+use super::memory::{contiguous, filled, from_vec};
 use super::parallel::{self, Shared};
-use super::tile::{FloatPanel, HEIGHT, ScatteredPanel, Starts, Unit, WIDTH};
+use super::tile::{DEPTH, HEIGHT, Starts, Tile, Unit, WIDTH};
+use crate::convolution::ConvolutionTail;
+use crate::packed_matrix::PackedMatrix;
+use crate::quantize::TokenQuant;
 use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::ops::PaddedConvOptions;
+use bytes::{ByteWeight, Bytes};
+use finish::{Finish, Span};
+use floats::FloatWeight;
 use planes::Geometry;
 use std::ops::Range;
 
@@ -22,17 +31,17 @@ const IMAGES: usize = 1 << 18;
 /// Elements of the pixels below the kernel in the blocks that pass by a part of the weight while it is in the cache.
 const GATHERED: usize = 1 << 16;
 
-/// See [`crate::conv2d`]; the weight has floats of 32 bits like the input.
+/// See [`crate::conv2d_then`]; the weight has floats of 32 bits like the input.
 ///
 /// # Panics
 /// When the shapes do not fit.
-#[expect(unsafe_code, reason = "the result is not written twice")]
 pub(crate) fn conv2d(
     unit: Unit,
     x: Tensor<Flex, 4>,
     weight: Tensor<Flex, 4>,
     bias: Option<Tensor<Flex, 1>>,
     options: &PaddedConvOptions<2>,
+    tail: ConvolutionTail<Flex>,
 ) -> Tensor<Flex, 4> {
     let ([batch, channels, height, width], [channels_out, seen, kernel_height, kernel_width]) =
         (x.dims(), weight.dims());
@@ -43,20 +52,56 @@ pub(crate) fn conv2d(
     let [out_height, out_width] = geometry.out;
     let shape = [batch, channels_out, out_height, out_width];
     let (x, weight) = (contiguous(x), contiguous(weight));
-    let bias = bias.map_or_else(|| vec![0.0; channels_out], to_vec);
-    assert_eq!(bias.len(), channels_out, "bias of {channels_out} outputs");
-    let convolution = Convolution {
-        unit,
-        images: x.storage::<f32>(),
-        weight: weight.storage::<f32>(),
-        bias: &bias,
-        offsets: (0..groups).map(|group| Starts::new(geometry.offsets(group))).collect(),
-        geometry,
-        channels_out,
-    };
-    let fill = |y: &mut [f32]| convolution.run(batch, y);
-    // SAFETY: every element of every image's channels is written, none is read.
-    from_vec(unsafe { filled(shape.iter().product(), fill) }, shape)
+    let values = weight.storage::<f32>();
+    let weight = FloatWeight { unit, values, depth: seen * kernel_height * kernel_width };
+    let finish = Finish::new(bias, tail, shape);
+    Convolution::new(x.storage::<f32>(), &weight, &geometry, &finish, groups).run(shape)
+}
+
+/// See [`crate::conv2d_quantized`], where [`in_integers`] says so.
+///
+/// # Panics
+/// When the shapes do not fit.
+#[expect(clippy::too_many_arguments, reason = "those of the public function, each with a meaning of its own")]
+pub(crate) fn conv2d_quantized(
+    unit: Unit,
+    x: Tensor<Flex, 4>,
+    q: TokenQuant,
+    weight: &PackedMatrix<Flex>,
+    kernel: [usize; 2],
+    bias: Option<Tensor<Flex, 1>>,
+    options: &PaddedConvOptions<2>,
+    tail: ConvolutionTail<Flex>,
+) -> Tensor<Flex, 4> {
+    let ([batch, channels, height, width], [channels_out, columns]) = (x.dims(), weight.shape);
+    let elements = kernel[0] * kernel[1];
+    assert_eq!(
+        channels * elements,
+        columns,
+        "{channels} channels below {kernel:?} for a weight of {columns} inputs"
+    );
+    let quads = channels.div_ceil(DEPTH);
+    let geometry = geometry([quads, quads], [height, width], kernel, options);
+    let [out_height, out_width] = geometry.out;
+    let shape = [batch, channels_out, out_height, out_width];
+    let x = contiguous(x);
+    let (codes, scales) = bytes::quantize(x.storage::<f32>(), [batch, channels, height * width], q);
+    let rows = ByteWeight::of(weight, elements);
+    let weight = Bytes { unit, weight: &rows, scales: &scales };
+    let finish = Finish::new(bias, tail, shape);
+    Convolution::new(&codes, &weight, &geometry, &finish, 1).run(shape)
+}
+
+/// Whether a convolution of quantized images runs in integers.
+pub(crate) fn in_integers(
+    x: [usize; 4],
+    q: TokenQuant,
+    weight: &PackedMatrix<Flex>,
+    kernel: [usize; 2],
+    options: &PaddedConvOptions<2>,
+) -> bool {
+    let native = [weight.shape[0], x[1], kernel[0], kernel[1]];
+    suits(x, native, options) && bytes::suits(q, weight, options.options.groups)
 }
 
 /// Whether all sizes of a convolution are such that there is something to compute.
@@ -85,34 +130,79 @@ fn geometry(
     Geometry { channels, size, out, kernel, stride, dilation, before, padded }
 }
 
+/// How pixels are multiplied with a weight.
+trait Weight: Sync {
+    /// What lies in a position of the planes.
+    type Pixel: Plain + Send + Sync;
+
+    /// What lies around an image.
+    const OUTSIDE: Self::Pixel;
+
+    /// Whether pixels have to be [gathered](Pixels::Gathered).
+    fn gathers(&self) -> bool;
+
+    /// Sums for channels `channel ..+ m` of an image's output at a block of [`WIDTH`] positions, into the first `m` rows.
+    fn multiply(
+        &self,
+        pixels: Pixels<'_, Self::Pixel>,
+        image: usize,
+        channel: usize,
+        m: usize,
+        to: &mut Tile<f32>,
+    );
+}
+
+/// What the elements of a kernel see at a block of [`WIDTH`] positions.
+enum Pixels<'a, T> {
+    /// `[elements, WIDTH]`.
+    Gathered(&'a [T]),
+    /// Planes that begin with the block, and where each element's row begins.
+    Scattered(&'a [T], &'a Starts),
+}
+
 /// One convolution of a batch.
-struct Convolution<'a> {
-    unit: Unit,
+struct Convolution<'a, W: Weight> {
     /// `[batch, channels, height, width]`.
-    images: &'a [f32],
-    /// `[channels_out, inputs]`.
-    weight: &'a [f32],
-    /// `[channels_out]`.
-    bias: &'a [f32],
-    geometry: Geometry,
+    images: &'a [W::Pixel],
+    weight: &'a W,
+    geometry: &'a Geometry,
+    finish: &'a Finish,
     /// For each group of channels, of each input.
     offsets: Vec<Starts>,
-    channels_out: usize,
 }
 
 /// Pixels of some images, a block of [`WIDTH`] positions each.
 struct Blocks {
-    /// Of the first image.
-    each: usize,
+    /// Of each image, the positions that are pixels of the output.
+    spans: Vec<Vec<Span>>,
     count: usize,
     /// Blocks that are gathered at once.
     at_once: usize,
 }
 
-impl Convolution<'_> {
-    /// Writes the whole result, `[batch, channels_out, height, width]`.
+impl<'a, W: Weight> Convolution<'a, W> {
+    fn new(
+        images: &'a [W::Pixel],
+        weight: &'a W,
+        geometry: &'a Geometry,
+        finish: &'a Finish,
+        groups: usize,
+    ) -> Self {
+        let offsets = (0..groups).map(|group| Starts::new(geometry.offsets(group))).collect();
+        Self { images, weight, geometry, finish, offsets }
+    }
+
+    /// The whole result, `[batch, channels_out, height, width]`.
+    #[expect(unsafe_code, reason = "the result is not written twice")]
+    fn run(&self, shape: [usize; 4]) -> Tensor<Flex, 4> {
+        let [batch, channels_out, ..] = shape;
+        // SAFETY: every element of every image's channels is written, none is read.
+        from_vec(unsafe { filled(shape.iter().product(), |y| self.fill(batch, channels_out, y)) }, shape)
+    }
+
+    /// Writes it.
     #[expect(unsafe_code, reason = "threads write disjoint parts")]
-    fn run(&self, batch: usize, y: &mut [f32]) {
+    fn fill(&self, batch: usize, channels_out: usize, y: &mut [f32]) {
         let length = self.geometry.length(WIDTH);
         let at_once = (IMAGES / length).clamp(1, batch);
         let mut planes = Scratch::new(at_once * length);
@@ -122,21 +212,22 @@ impl Convolution<'_> {
             self.fill_planes(first, images, length, &mut planes);
             let blocks = self.blocks(images);
             let runs = blocks.count.div_ceil(blocks.at_once);
-            let parts = self.parts(runs);
-            let cost = images * self.geometry.positions() * self.weight.len() / 64;
+            let parts = self.parts(runs, channels_out);
+            let depth = self.offsets[0].len();
+            let cost = images * self.geometry.positions() * channels_out * depth / 64;
             parallel::blocks(runs * parts.len(), cost, |task| {
                 let from = task / parts.len() * blocks.at_once;
                 let run = from..(from + blocks.at_once).min(blocks.count);
-                let channels = parts[task % parts.len()].clone();
+                let part = &parts[task % parts.len()];
                 // SAFETY: tasks differ in their positions or channels.
-                unsafe { self.task(first, &planes, (length, blocks.each), run, channels, &y) };
+                unsafe { self.task(first, (&planes, length), (&blocks, run), part, &y) };
             });
         }
     }
 
     /// The planes of some images, each `length` elements.
     #[expect(unsafe_code, reason = "threads write disjoint parts")]
-    fn fill_planes(&self, first: usize, images: usize, length: usize, planes: &mut [f32]) {
+    fn fill_planes(&self, first: usize, images: usize, length: usize, planes: &mut [W::Pixel]) {
         let [channels, _] = self.geometry.channels;
         let [height, width] = self.geometry.size;
         let to = Shared::new(planes);
@@ -151,7 +242,7 @@ impl Convolution<'_> {
             let end = if until == channels { length } else { self.geometry.channels_length(until) };
             // SAFETY: each task has its own channels of its own image.
             let to = unsafe { to.range(image * length + begin, end - begin) };
-            self.geometry.fill(pixels, from..until, to);
+            self.geometry.fill(pixels, from..until, W::OUTSIDE, to);
         });
     }
 
@@ -161,17 +252,20 @@ impl Convolution<'_> {
         let fits = (GATHERED / (self.offsets[0].len() * WIDTH)).max(1);
         // Enough for all threads.
         let shared = count.div_ceil(2 * rayon::current_num_threads());
-        Blocks { each, count, at_once: fits.min(shared).max(1) }
+        let spans = (0..each).map(|block| finish::spans(self.geometry, block * WIDTH)).collect();
+        Blocks { spans, count, at_once: fits.min(shared).max(1) }
     }
 
-    /// Channels of the output for each task of a run of blocks: all of them, unless there are too few runs.
-    fn parts(&self, runs: usize) -> Vec<Range<usize>> {
+    /// Channels of the output for each task of a run of blocks, and their group: all of them, unless there are too few
+    /// runs.
+    fn parts(&self, runs: usize, channels_out: usize) -> Vec<(usize, Range<usize>)> {
         let groups = self.offsets.len();
-        let own = self.channels_out / groups;
+        let own = channels_out / groups;
         let wanted = (2 * rayon::current_num_threads()).div_ceil(runs).div_ceil(groups);
         let some = own.div_ceil(wanted.min(own.div_ceil(HEIGHT)));
         let of = |group: usize| {
-            (0..own).step_by(some).map(move |from| group * own + from..group * own + (from + some).min(own))
+            let from = group * own;
+            (0..own).step_by(some).map(move |at| (group, from + at..from + (at + some).min(own)))
         };
         (0..groups).flat_map(of).collect()
     }
@@ -184,77 +278,38 @@ impl Convolution<'_> {
     unsafe fn task(
         &self,
         first: usize,
-        planes: &[f32],
-        (length, each): (usize, usize),
-        blocks: Range<usize>,
-        channels: Range<usize>,
+        (planes, length): (&[W::Pixel], usize),
+        (blocks, run): (&Blocks, Range<usize>),
+        (group, channels): &(usize, Range<usize>),
         y: &Shared<'_, f32>,
     ) {
-        let offsets = &self.offsets[channels.start / (self.channels_out / self.offsets.len())];
+        let (offsets, each) = (&self.offsets[*group], blocks.spans.len());
         let depth = offsets.len();
         let below = |block: usize| &planes[block / each * length + block % each * WIDTH..];
-        let gathered = !self.unit.scatters();
-        let mut pixels = Scratch::<f32>::new(if gathered { blocks.len() * depth * WIDTH } else { 0 });
-        if gathered {
-            for (block, to) in blocks.clone().zip(pixels.chunks_exact_mut(depth * WIDTH)) {
+        let gathers = self.weight.gathers();
+        let mut gathered = Scratch::<W::Pixel>::new(if gathers { run.len() * depth * WIDTH } else { 0 });
+        if gathers {
+            for (block, to) in run.clone().zip(gathered.chunks_exact_mut(depth * WIDTH)) {
                 for (offset, to) in offsets.iter().zip(to.chunks_exact_mut(WIDTH)) {
                     to.copy_from_slice(&below(block)[offset..][..WIDTH]);
                 }
             }
         }
         let height = channels.len().div_ceil(channels.len().div_ceil(HEIGHT));
+        let pixels = self.geometry.out.iter().product();
         let mut tile = [[0.0; WIDTH]; HEIGHT];
         for channel in channels.clone().step_by(height) {
             let m = height.min(channels.end - channel);
-            let weight = (&self.weight[channel * depth..][..m * depth], depth);
-            for (index, block) in blocks.clone().enumerate() {
-                let to = (tile.as_flattened_mut(), WIDTH);
-                if gathered {
-                    let data = &pixels[index * depth * WIDTH..][..depth * WIDTH];
-                    self.unit.floats(FloatPanel { data, stride: WIDTH, depth }, weight, m, to);
-                } else {
-                    let panel = ScatteredPanel { data: below(block), starts: offsets };
-                    self.unit.floats(panel, weight, m, to);
-                }
+            for (index, block) in run.clone().enumerate() {
+                let from = match gathers {
+                    true => Pixels::Gathered(&gathered[index * depth * WIDTH..][..depth * WIDTH]),
+                    false => Pixels::Scattered(below(block), offsets),
+                };
                 let image = first + block / each;
+                self.weight.multiply(from, image, channel, m, &mut tile);
+                let spans = &blocks.spans[block % each];
                 // SAFETY: as the caller promises.
-                unsafe { self.store(&tile[..m], image, channel, block % each * WIDTH, y) };
-            }
-        }
-    }
-
-    /// Adds the bias to a tile of an image and stores the positions that are pixels of the output.
-    ///
-    /// # Safety
-    /// Nobody else may be writing these.
-    #[expect(unsafe_code, reason = "tasks write disjoint parts")]
-    unsafe fn store(
-        &self,
-        tile: &[[f32; WIDTH]],
-        image: usize,
-        channel: usize,
-        first: usize,
-        y: &Shared<'_, f32>,
-    ) {
-        let ([height, width], pitch) = (self.geometry.out, self.geometry.pitch());
-        let mut lane = 0;
-        while lane < WIDTH {
-            let (row, column) = ((first + lane) / pitch, (first + lane) % pitch);
-            let count = width.saturating_sub(column).min(WIDTH - lane);
-            if row >= height {
-                break;
-            }
-            for (i, sums) in tile.iter().enumerate().filter(|_| count > 0) {
-                let at = ((image * self.channels_out + channel + i) * height + row) * width + column;
-                // SAFETY: as the caller promises.
-                let to = unsafe { y.range(at, count) };
-                let bias = self.bias[channel + i];
-                to.iter_mut().zip(&sums[lane..]).for_each(|(to, sum)| *to = sum + bias);
-            }
-            lane += count.max(1);
-            // To the next row of the planes.
-            if (first + lane) % pitch >= width {
-                lane += pitch - (first + lane) % pitch;
+                unsafe { self.finish.store(&mut tile, m, (image, channel), spans, pixels, y) };
             }
         }
     }

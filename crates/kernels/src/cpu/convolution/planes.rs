@@ -70,9 +70,9 @@ impl Geometry {
     }
 
     /// Writes the planes of some channels of an image `[channels, height, width]` to where they belong in `to`, which
-    /// begins with the first of them.
-    pub(super) fn fill(&self, image: &[f32], channels: Range<usize>, to: &mut [f32]) {
-        to.fill(0.0);
+    /// begins with the first of them; `outside` is what lies around the image.
+    pub(super) fn fill<T: Copy>(&self, image: &[T], channels: Range<usize>, outside: T, to: &mut [T]) {
+        to.fill(outside);
         let [height, width] = self.size;
         for (index, channel) in channels.enumerate() {
             let pixels = &image[channel * height * width..][..height * width];
