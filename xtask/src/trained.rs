@@ -143,15 +143,17 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     let (_, suite) = SUITES.iter().find(|(name, _)| *name == options.suite).expect("checked when parsed");
     let wanted = |row: &&Row| options.rows.is_empty() || options.rows.iter().any(|r| r == row.name);
     let rows: Vec<&Row> = suite.rows.iter().filter(wanted).collect();
-    let mut done = HashMap::new();
+    let (mut done, mut failed) = (HashMap::new(), 0);
     for later in [false, true] {
         let wave = rows.iter().filter(|r| r.from.is_some() == later);
         let jobs: Vec<(&Row, u64)> = wave.flat_map(|r| options.seeds.iter().map(|s| (*r, *s))).collect();
-        done.extend(all(options, suite, &jobs)?);
+        let trained = all(options, suite, &jobs)?;
+        failed += jobs.len() - trained.len();
+        done.extend(trained);
         // Written as soon as there is something: a long run that is cut off keeps its first half.
         write(options, suite, &rows, &done)?;
     }
-    Ok(())
+    if failed > 0 { Err(format!("{failed} trainings failed")) } else { Ok(()) }
 }
 
 type Done = HashMap<(&'static str, u64), Value>;

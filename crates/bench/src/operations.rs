@@ -16,17 +16,41 @@ pub(crate) fn run<B: Backend>(
     device: &B::Device,
 ) -> Result<(), BenchError> {
     ceilings::<B>(job, floats, clock, device)?;
-    for &(model, layers) in job.sizes.layers {
-        for &[d_input, d_output] in layers {
-            for &rows in job.sizes.rows {
-                let size = LayerSize { d_input, d_output, rows, storage: job.sizes.storage };
-                for form in Form::ALL.into_iter().filter(|f| *f == Form::Float || floats.compressed) {
-                    let what = form.name(floats.name);
-                    let place = format!("{what} {rows} x {d_input} x {d_output}");
-                    job.measured(place, || layer::<B>(form, what.clone(), model, size, clock, device))?;
-                }
+    // Floats last: a backend that tries out its kernels for products of floats takes its time, and what is not measured in
+    // time is left out.
+    let (floats_alone, compressed): (Vec<Form>, Vec<Form>) =
+        Form::ALL.into_iter().partition(|f| *f == Form::Float);
+    let compressed = if floats.compressed { compressed } else { Vec::new() };
+    for forms in [compressed, floats_alone] {
+        for size in layer_sizes(job) {
+            for form in &forms {
+                layers::<B>(job, (*form, floats), size, clock, device)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Models and `[d_input, d_output]` of their layers.
+fn layer_sizes(job: &Job<'_>) -> Vec<(&'static str, [usize; 2])> {
+    let of =
+        |&(model, layers): &(&'static str, &'static [[usize; 2]])| layers.iter().map(move |l| (model, *l));
+    job.sizes.layers.iter().flat_map(of).collect()
+}
+
+/// A layer at every number of rows.
+fn layers<B: Backend>(
+    job: &mut Job<'_>,
+    (form, floats): (Form, Floats),
+    (model, [d_input, d_output]): (&str, [usize; 2]),
+    clock: &Clock<B>,
+    device: &B::Device,
+) -> Result<(), BenchError> {
+    for &rows in job.sizes.rows {
+        let size = LayerSize { d_input, d_output, rows, storage: job.sizes.storage };
+        let what = form.name(floats.name);
+        let place = format!("{what} {rows} x {d_input} x {d_output}");
+        job.measured(place, || layer::<B>(form, what.clone(), model, size, clock, device))?;
     }
     Ok(())
 }

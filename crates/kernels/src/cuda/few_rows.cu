@@ -208,6 +208,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 16 / WARPS) few_rows(
 #if HAS_BIAS
         v += to_float(bias[o]);
 #endif
-        y[row * info.y_stride + o] = from_float<T>(activation(v));
+        y[row * info.y_stride + o] = from_float<T>(activation<T>(v));
     }
 }

@@ -24,7 +24,8 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) half_prod
     OUT* __restrict__ y, const __grid_constant__ Info info) {
     extern __shared__ __align__(1024) unsigned char memory[];
     const u32 base = shared_address(memory);
-    const u32 full = base + STAGES * STAGE + CONSUMERS * 4 * OUT_BYTES, empty = full + STAGES * 8;
+    constexpr u32 KEPT = STAGES * STAGE + CONSUMERS * 4 * OUT_BYTES;
+    const u32 full = base + KEPT + Columns<float>::BYTES, empty = full + STAGES * 8;
     const u32 rows = info.rows, columns = info.columns, blocks = info.blocks;
     const u32 tiles_m = (rows + BM - 1) / BM, tiles_n = (columns + BN - 1) / BN;
     const u32 units = tiles_m * tiles_n;
@@ -44,10 +45,18 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) half_prod
     const bool aligned = info.stride * sizeof(OUT) % 16 == 0 && reinterpret_cast<u64>(y) % 16 == 0;
     unsigned char* out = memory + STAGES * STAGE + threadIdx.x / 32 * OUT_BYTES;
     SUM sum[BN / 2];
+    Columns<float> bias_of(memory + KEPT, group);
     u32 stage = 0, phase = 0;
     for (u32 unit = blockIdx.x; unit < units; unit += gridDim.x) {
         const Tile tile = tile_of(unit, tiles_m, tiles_n);
+#if HAS_BIAS
+        // It is on its way while the tensor cores work.
+        bias_of.load([&](u32 i) { return to_float(bias[min(tile.n * BN + i, columns - 1)]); });
+#endif
         multiply(sum, blocks, base, full, empty, stage, phase);
+#if HAS_BIAS
+        const float* const added_of = bias_of.share(group);
+#endif
 
         // A thread has two neighbouring columns of every eight, in two rows eight apart.
         const u32 first_row = tile.m * BM + group * 64 + warp * 16;
@@ -57,20 +66,17 @@ extern "C" __global__ void __launch_bounds__(128 * (CONSUMERS + 1), 1) half_prod
             if (left >= columns) break;
 #pragma unroll
             for (u32 j = 0; j < PIECE / 8; j++) {
-                float added[2] = {};
+                float2 added = {};
 #if HAS_BIAS
-                const u32 c = left + j * 8 + lane % 4 * 2;
-#pragma unroll
-                for (u32 i = 0; i < 2; i++) added[i] = to_float(bias[min(c + i, columns - 1)]);
+                added = *reinterpret_cast<const float2*>(added_of + piece * PIECE + j * 8 + lane % 4 * 2);
 #endif
 #pragma unroll
                 for (u32 h = 0; h < 2; h++) {
                     float value[2];
 #pragma unroll
                     for (u32 i = 0; i < 2; i++)
-                        value[i] = activation(sum[(piece * (PIECE / 8) + j) * 4 + h * 2 + i] + added[i]);
-                    OUT* place = reinterpret_cast<OUT*>(out + (lane / 4 + h * 8) * PITCH) + j * 8 + lane % 4 * 2;
-                    store_pair(place, value);
+                        value[i] = activation<OUT>(sum[(piece * (PIECE / 8) + j) * 4 + h * 2 + i] + (i ? added.y : added.x));
+                    store_pair(reinterpret_cast<OUT*>(place_of(out, lane / 4 + h * 8, j * 8 + lane % 4 * 2)), value);
                 }
             }
             store_rows(out, y, info.stride, aligned, first_row, rows, left, columns);

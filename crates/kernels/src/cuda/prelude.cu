@@ -34,11 +34,29 @@ DEVICE void store_pair(T* to, const float* value) {
 #define ACTIVATION_RELU 3
 
 #ifdef ACTIVATION
+// x / (1 + 2^-z), the logistic function of z ln 2 by x.
+DEVICE float gated(float x, float z) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-z));
+    return __fdividef(x, 1.0f + power);
+}
+
+// For results of type T.
+template <typename T>
 DEVICE float activation(float x) {
 #if ACTIVATION == ACTIVATION_GELU
-    return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    if (sizeof(T) == 4) return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    // log2(p / (1 - p)) for the normal distribution's p at x is odd and nearly straight. Fitted for |x| <= 6, where gelu is
+    // right to 0.0011 of itself, less than a third of what the eight bits of a bf16 can tell apart.
+    const float t = fminf(x * x, 36.0f);
+    float z = fmaf(t, -5.2919265e-9f, 3.9244503e-7f);
+    z = fmaf(t, z, 2.4995054e-6f);
+    z = fmaf(t, z, -1.3008288e-3f);
+    z = fmaf(t, z, 0.10882193f);
+    z = fmaf(t, z, 2.2983773f);
+    return gated(x, x * z);
 #elif ACTIVATION == ACTIVATION_GELU_TANH
-    return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    return gated(x, x * fmaf(x * x, 0.1029432f, 2.3022082f));
 #elif ACTIVATION == ACTIVATION_RELU
     return fmaxf(x, 0.0f);
 #else

@@ -72,7 +72,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize_rows(
         load_eight(x + source * info.stride + at, at < columns ? columns - at : 0, value[c]);
     }
 #if FIXED
-    float scale = info.scale, zero_point = info.zero_point;
+    float scale = info.scale;
+#if !SYMMETRIC
+    float zero_point = info.zero_point;
+#endif
 #else
     // Columns past the end are zero, which counts only where the range need not include it.
     constexpr bool COUNTS = SYMMETRIC || WIDENED;
@@ -95,11 +98,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize_rows(
         }
     }
     above = team_max(above, highest, member);
-    float zero_point = 0.0f;
 #if SYMMETRIC
     float scale = __fdiv_rn(above, info.divisor);
 #else
     below = team_max(below, lowest, member);
+    float zero_point = 0.0f;
     float scale = __fdiv_rn(above + below, info.divisor);
 #endif
     if (scale == 0.0f) scale = 1.0f;
@@ -107,7 +110,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize_rows(
     zero_point = rintf(__fdiv_rn(-below, scale));
 #endif
 #endif
-    const float zero = __fmul_rn(zero_point, scale), inverse = __frcp_rn(scale);
+    const float inverse = __frcp_rn(scale);
+#if !SYMMETRIC
+    const float zero = __fmul_rn(zero_point, scale);
+#endif
     if (row >= info.rows) return;
     char* panel = codes + row / 64 * blocks * (64 * 128) + row % 64 * 128;
 #pragma unroll
@@ -117,11 +123,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize_rows(
         u32 code[8];
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
+#if SYMMETRIC
+            const float quotient = divide(value[c][i], scale, inverse);
+#else
             const float quotient = divide(value[c][i] - zero, scale, inverse);
+#endif
             // A number this large has no place for a fraction: adding it rounds, half to even, and leaves the whole
             // number in the lowest bits. Weights are zero where columns past the end are not.
             const float kept = fminf(fmaxf(quotient, info.low), info.high);
+#if SYMMETRIC
+            code[i] = __float_as_uint(kept + 12582912.0f);
+#else
             code[i] = __float_as_uint((kept + 12582912.0f) - info.offset);
+#endif
         }
         const u32 low = __byte_perm(__byte_perm(code[0], code[1], 0x0040), __byte_perm(code[2], code[3], 0x0040), 0x5410);
         const u32 high = __byte_perm(__byte_perm(code[4], code[5], 0x0040), __byte_perm(code[6], code[7], 0x0040), 0x5410);

@@ -14,9 +14,8 @@ constexpr u32 STAGE = A_BYTES + B_BYTES;
 constexpr u32 CONSUMERS = 2;
 // Rows of tiles that are gone through together, so that what they share is still in the L2.
 constexpr u32 GROUP = 8;
-// Results of a warp on their way out: 16 rows of 128 bytes, 16 bytes apart so that no two threads meet in a bank.
-constexpr u32 PITCH = 128 + 16;
-constexpr u32 OUT_BYTES = 16 * PITCH;
+// Results of a warp on their way out: 16 rows of 128 bytes, swizzled like a block so that no two threads meet in a bank.
+constexpr u32 OUT_BYTES = 16 * 128;
 constexpr u32 PIECE = 128 / sizeof(OUT);
 
 DEVICE u32 shared_address(const void* p) { return static_cast<u32>(__cvta_generic_to_shared(p)); }
@@ -40,6 +39,9 @@ DEVICE void barrier_wait(u32 barrier, u32 phase) {
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
         "@!done bra again;\n}" ::"r"(barrier), "r"(phase) : "memory");
 }
+
+// Waits for a group of 128 threads.
+DEVICE void group_sync(u32 group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
 
 DEVICE void load(u32 to, const char* from, u32 bytes, u32 barrier) {
     asm volatile(
@@ -71,6 +73,42 @@ DEVICE void begin_barriers(u32 full, u32 empty) {
         barrier_init(empty + stage * 8, CONSUMERS);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// What the threads of a group need to know of the columns of a tile: loaded before the product, shared after it. Of two
+// places in turn one may still be read while the other is written.
+template <typename Column>
+struct Columns {
+    static constexpr u32 EACH = (BN + 127) / 128;
+    static constexpr u32 BYTES = 2 * CONSUMERS * BN * sizeof(Column);
+    Column* shared;
+    Column mine[EACH];
+    u32 turn;
+
+    DEVICE Columns(unsigned char* memory, u32 group)
+        : shared(reinterpret_cast<Column*>(memory) + group * BN), turn(0) {}
+
+    template <typename F>
+    DEVICE void load(F of) {
+#pragma unroll
+        for (u32 i = 0; i < EACH; i++) mine[i] = of(min(i * 128 + threadIdx.x % 128, BN - 1));
+    }
+
+    DEVICE const Column* share(u32 group) {
+        Column* to = shared + turn * CONSUMERS * BN;
+        turn ^= 1;
+#pragma unroll
+        for (u32 i = 0; i < EACH; i++)
+            if (BN % 128 == 0 || i * 128 + threadIdx.x % 128 < BN) to[i * 128 + threadIdx.x % 128] = mine[i];
+        group_sync(group);
+        return to;
+    }
+};
+
+// Where a column of a piece of results lies on its way out.
+DEVICE unsigned char* place_of(unsigned char* out, u32 row, u32 column) {
+    const u32 at = column * sizeof(OUT);
+    return out + row * 128 + ((at / 16) ^ (row % 8)) * 16 + at % 16;
 }
 
 // All tiles of this block, stage by stage, by one thread.
@@ -131,7 +169,7 @@ DEVICE void store_rows(const unsigned char* out, OUT* y, u64 stride, bool aligne
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
         const u32 r = i * 4 + lane / 8, c = left + lane % 8 * (16 / sizeof(OUT));
-        const unsigned char* from = out + r * PITCH + lane % 8 * 16;
+        const unsigned char* from = out + r * 128 + ((lane % 8) ^ (r % 8)) * 16;
         OUT* to = y + (first_row + r) * stride + c;
         if (first_row + r < rows) {
             if (aligned && c + 16 / sizeof(OUT) <= columns) {

@@ -15,7 +15,7 @@ const ROW_BYTES: u32 = 128;
 const SHARED_BYTES: u32 = 227 * 1024;
 
 /// Bytes in which eight warps rearrange their results, and barriers.
-const REST: u32 = 8 * 16 * (128 + 16) + 256;
+const REST: u32 = 8 * 16 * ROW_BYTES + 256;
 
 /// What stands between the prelude and both products.
 const TILES: &str = include_str!("../tensor_tiles.cu");
@@ -25,27 +25,43 @@ fn stage(columns: u32) -> u32 {
     (ROWS as u32 + columns) * ROW_BYTES
 }
 
-/// As many tiles as fit, up to eight.
-fn stages(columns: u32) -> u32 {
-    ((SHARED_BYTES - REST) / stage(columns)).min(8)
+/// What a tile of so many columns takes of a block's shared memory.
+#[derive(Clone, Copy)]
+struct Room {
+    columns: u32,
+    /// Bytes that the threads of a group share for each column.
+    column_bytes: u32,
+}
+
+impl Room {
+    /// Two groups keep what they know of the columns of two tiles.
+    fn rest(self) -> u32 {
+        REST + 2 * 2 * self.columns * self.column_bytes
+    }
+
+    /// As many tiles as fit, up to eight.
+    fn stages(self) -> u32 {
+        ((SHARED_BYTES - self.rest()) / stage(self.columns)).min(8)
+    }
+
+    /// Bytes of dynamic shared memory.
+    fn bytes(self) -> usize {
+        (self.stages() * stage(self.columns) + self.rest()) as usize
+    }
 }
 
 /// What all products on tiles define.
-fn definitions(columns: u32, element: Element, activation: Activation, bias: Option<Element>) -> String {
+fn definitions(room: Room, element: Element, activation: Activation, bias: Option<Element>) -> String {
     format!(
-        "#define BN {columns}\n#define STAGES {}\n#define OUT {}\n\
+        "#define BN {}\n#define STAGES {}\n#define OUT {}\n\
          #define ACTIVATION {}\n#define HAS_BIAS {}\n#define BIAS {}",
-        stages(columns),
+        room.columns,
+        room.stages(),
         element.name(),
         number(activation),
         u8::from(bias.is_some()),
         bias.map_or("", Element::name),
     )
-}
-
-/// Bytes of dynamic shared memory that they take.
-fn shared_bytes(columns: u32) -> usize {
-    (stages(columns) * stage(columns) + REST) as usize
 }
 
 /// The instruction for one step of a tile of so many columns: sums of 64 rows, a half of them in each thread's registers.
@@ -79,13 +95,20 @@ pub(in crate::cuda) struct Int8Product {
     pub(in crate::cuda) shift: bool,
 }
 
+impl Int8Product {
+    /// Scale and bias of a column, and the weight's sum where there is a shift.
+    fn room(self) -> Room {
+        Room { columns: self.columns, column_bytes: if self.shift { 16 } else { 8 } }
+    }
+}
+
 impl Kernel for Int8Product {
     const ENTRY: &'static str = "int8_product";
     const TEXT: &'static str = include_str!("../int8_product.cu");
     const SHARED: &'static str = TILES;
 
     fn definitions(self) -> String {
-        let tiles = definitions(self.columns, self.element, self.activation, self.bias);
+        let tiles = definitions(self.room(), self.element, self.activation, self.bias);
         format!("{tiles}\n#define HAS_SHIFT {}", u8::from(self.shift))
     }
 
@@ -98,7 +121,7 @@ impl Kernel for Int8Product {
     }
 
     fn shared_bytes(self) -> usize {
-        shared_bytes(self.columns)
+        self.room().bytes()
     }
 }
 
@@ -116,6 +139,11 @@ pub(in crate::cuda) struct HalfProduct {
 impl HalfProduct {
     /// Elements of a row that lie together.
     pub(in crate::cuda) const BLOCK: usize = ROW_BYTES as usize / 2;
+
+    /// The bias of a column.
+    fn room(self) -> Room {
+        Room { columns: self.columns, column_bytes: 4 }
+    }
 }
 
 impl Kernel for HalfProduct {
@@ -124,7 +152,7 @@ impl Kernel for HalfProduct {
     const SHARED: &'static str = TILES;
 
     fn definitions(self) -> String {
-        definitions(self.columns, self.element, self.activation, self.bias)
+        definitions(self.room(), self.element, self.activation, self.bias)
     }
 
     fn helpers(self) -> String {
@@ -138,6 +166,6 @@ impl Kernel for HalfProduct {
     }
 
     fn shared_bytes(self) -> usize {
-        shared_bytes(self.columns)
+        self.room().bytes()
     }
 }
