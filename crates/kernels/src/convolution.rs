@@ -4,7 +4,7 @@ use crate::activation::Activation;
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
 use crate::quantize::TokenQuant;
-use crate::registry::lookup;
+use crate::registry::{TrainsConvolutions, lookup};
 use burn::prelude::*;
 use burn::tensor::ops::PaddedConvOptions;
 
@@ -62,8 +62,9 @@ impl<B: Backend> ConvolutionTail<B> {
 /// `x: [batch, channels_in, height, width]`, `weight: [channels_out, channels_in / groups, kh, kw]`,
 /// `bias: [channels_out]` -> `[batch, channels_out, height_out, width_out]`.
 ///
-/// On the CPU without gradients, tiles of this crate multiply the weight with pixels gathered block by block. On a GPU that
-/// trains it is one product of matrices with all pixels under the kernel side by side (Chellapilla et al.
+/// On the CPU, tiles of this crate multiply the weight with pixels block by block. With gradients they do where channels are
+/// one group, the kernel is not dilated, and there is less padding on a side than the kernel has elements; gradients are then
+/// this crate's own (Dumoulin, Visin 2016, arXiv 1603.07285, chapter 4). On a GPU that trains it is one product of matrices with all pixels under the kernel side by side (Chellapilla et al.
 /// 2006, "High performance convolutional neural networks for document processing"): burn 0.21 sums a weight's gradient
 /// over all pixels of all images in as many workgroups as the weight has tiles, which leaves most of the device idle.
 ///
@@ -90,8 +91,13 @@ pub fn conv2d_then<B: Backend>(
     tail: ConvolutionTail<B>,
 ) -> Tensor<B, 4> {
     let trains = B::ad_enabled(&x.device());
+    let suits = |trains_convolutions: TrainsConvolutions| {
+        trains_convolutions([x.dtype(), weight.dtype()], x.dims(), weight.dims(), &options)
+    };
     match lookup::<B>() {
-        Some(ops) if !trains => (ops.conv2d)(x, weight, bias, options, tail),
+        Some(ops) if !trains || suits(ops.trains_convolutions) => {
+            (ops.conv2d)(x, weight, bias, options, tail)
+        }
         Some(ops) if (ops.unfolds_convolutions)() && options.options.groups == 1 => {
             tail.forward(portable::unfolded_conv2d(x, weight, bias, &options))
         }

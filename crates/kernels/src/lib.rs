@@ -12,6 +12,7 @@
 mod activation;
 mod attention;
 pub mod backend;
+mod batch_norm;
 mod convolution;
 mod cpu;
 #[cfg(feature = "cube")]
@@ -20,6 +21,7 @@ mod cube;
 mod cuda;
 mod fused;
 mod linear;
+mod nodes;
 mod ops;
 mod optimizer;
 pub mod oracle;
@@ -36,6 +38,7 @@ mod tests;
 
 pub use activation::Activation;
 pub use attention::attention;
+pub use batch_norm::{BatchNormGradients, BatchNormPass, BatchNormalized, batch_norm_train};
 pub use convolution::{ChannelNorm, ConvolutionTail, conv2d, conv2d_quantized, conv2d_then};
 pub use fused::{add_layer_norm, gelu, gelu_tanh, layer_norm};
 pub use linear::{

@@ -1,8 +1,10 @@
 //! The operations a backend may specialise.
 
 use crate::activation::Activation;
+use crate::batch_norm::{BatchNormGradients, BatchNormPass, BatchNormalized};
 use crate::convolution::ConvolutionTail;
 use crate::linear::PackedLayer;
+use crate::nodes;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::{Code, PackedMatrix};
 use crate::portable;
@@ -20,7 +22,7 @@ use burn::tensor::ops::{FloatTensor, PaddedConvOptions};
 ///
 /// An implementation must give the same integers as the portable body (codes, integer sums) and
 /// the same floats up to rounding, for any strides and any shape including empty ones. It need not
-/// be differentiable: differentiable backends keep the portable bodies.
+/// be differentiable: differentiable backends keep the portable bodies, except where it says that it trains.
 pub trait CompressOps: Backend {
     /// Whether sums of 32-bit floats are carried out one after the other as written and rounded as IEEE 754 says, so
     /// that `(x + large) - large` rounds `x`. Compilers of shaders may take it for `x`.
@@ -48,7 +50,8 @@ pub trait CompressOps: Backend {
         portable::fake_ternarize_rows(x)
     }
 
-    /// See [`crate::conv2d_then`]. Not asked where there are gradients.
+    /// See [`crate::conv2d_then`]. Where there are gradients it is asked for what this backend
+    /// [trains](Self::trains_convolutions) only.
     fn conv2d(
         x: Tensor<Self, 4>,
         weight: Tensor<Self, 4>,
@@ -70,6 +73,61 @@ pub trait CompressOps: Backend {
         tail: ConvolutionTail<Self>,
     ) -> Tensor<Self, 4> {
         portable::conv2d_quantized(x, q, weight, kernel, bias, options, tail)
+    }
+
+    /// Whether this backend has gradients of its own, as the two methods below, for a convolution of images
+    /// `x: [batch, channels_in, height, width]` with a weight `[channels_out, channels_in / groups, kh, kw]`, of such floats.
+    fn trains_convolutions(
+        _floats: [DType; 2],
+        _x: [usize; 4],
+        _weight: [usize; 4],
+        _options: &PaddedConvOptions<2>,
+    ) -> bool {
+        false
+    }
+
+    /// Gradient of [`crate::conv2d`] by its input, whose shape is `shape`, for that of its output.
+    fn conv2d_input_gradient(
+        shape: [usize; 4],
+        weight: Tensor<Self, 4>,
+        dy: Tensor<Self, 4>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        portable::conv2d_input_gradient(shape, weight, dy, options)
+    }
+
+    /// Gradient of [`crate::conv2d`] by its weight, whose shape is `shape`, for that of its output.
+    fn conv2d_weight_gradient(
+        x: Tensor<Self, 4>,
+        shape: [usize; 4],
+        dy: Tensor<Self, 4>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        portable::conv2d_weight_gradient(x, shape, dy, options)
+    }
+
+    /// Whether [`batch_norm_train`](Self::batch_norm_train) of such floats, `[batch, channels, height, width]`, is one
+    /// operation where it has gradients.
+    fn trains_batch_norm(_floats: DType, _x: [usize; 4]) -> bool {
+        false
+    }
+
+    /// See [`crate::batch_norm_train`].
+    fn batch_norm_train(
+        x: Tensor<Self, 4>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+        residual: Option<Tensor<Self, 4>>,
+        activation: Activation,
+    ) -> BatchNormalized<Self> {
+        portable::batch_norm_train(x, gamma, beta, epsilon, residual, activation)
+    }
+
+    /// Gradients of [`crate::batch_norm_train`] for that of its output (Ioffe, Szegedy 2015, arXiv 1502.03167, section 3);
+    /// `dy: [batch, channels, height, width]`.
+    fn batch_norm_gradients(pass: BatchNormPass<Self>, dy: Tensor<Self, 4>) -> BatchNormGradients<Self> {
+        portable::batch_norm_gradients(pass, dy)
     }
 
     /// Whether [`crate::conv2d`] is a product of matrices where it has gradients.
@@ -247,8 +305,8 @@ pub trait CompressOps: Backend {
     }
 }
 
-/// Gradients flow through the portable bodies, except where they are zero anyway: rounding and
-/// quantization run on the inner backend. Callers put the straight-through estimator around them.
+/// Gradients flow through the portable bodies, except for operations that have gradients of their own, and where they are
+/// zero anyway: rounding and quantization run on the inner backend. Callers put the straight-through estimator around them.
 impl<B: CompressOps, C: CheckpointStrategy> CompressOps for Autodiff<B, C>
 where
     Self: AutodiffBackend<InnerBackend = B>,
@@ -275,6 +333,40 @@ where
 
     fn unfolds_convolutions() -> bool {
         B::unfolds_convolutions()
+    }
+
+    fn trains_convolutions(
+        floats: [DType; 2],
+        x: [usize; 4],
+        weight: [usize; 4],
+        options: &PaddedConvOptions<2>,
+    ) -> bool {
+        B::trains_convolutions(floats, x, weight, options)
+    }
+
+    fn conv2d(
+        x: Tensor<Self, 4>,
+        weight: Tensor<Self, 4>,
+        bias: Option<Tensor<Self, 1>>,
+        options: PaddedConvOptions<2>,
+        tail: ConvolutionTail<Self>,
+    ) -> Tensor<Self, 4> {
+        tail.forward(nodes::conv2d(x, weight, bias, options))
+    }
+
+    fn batch_norm_train(
+        x: Tensor<Self, 4>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+        residual: Option<Tensor<Self, 4>>,
+        activation: Activation,
+    ) -> BatchNormalized<Self> {
+        if B::trains_batch_norm(x.dtype(), x.dims()) {
+            nodes::batch_norm_train(x, gamma, beta, epsilon, residual, activation)
+        } else {
+            portable::batch_norm_train(x, gamma, beta, epsilon, residual, activation)
+        }
     }
 
     fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {

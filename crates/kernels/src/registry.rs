@@ -4,6 +4,7 @@
 //! type keeps `B: Backend` the only bound, at the price of one lookup a call.
 
 use crate::activation::Activation;
+use crate::batch_norm::BatchNormalized;
 use crate::convolution::ConvolutionTail;
 use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
@@ -15,6 +16,7 @@ use crate::sparse_matrix::SparseMatrix;
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
 use burn::backend::{Autodiff, Flex};
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn::tensor::ops::{FloatTensor, PaddedConvOptions};
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -34,6 +36,9 @@ type Conv2dQuantized<B> = fn(
     PaddedConvOptions<2>,
     ConvolutionTail<B>,
 ) -> Tensor<B, 4>;
+pub(crate) type TrainsConvolutions = fn([DType; 2], [usize; 4], [usize; 4], &PaddedConvOptions<2>) -> bool;
+type BatchNormTrain<B> =
+    fn(Tensor<B, 4>, Tensor<B, 1>, Tensor<B, 1>, f64, Option<Tensor<B, 4>>, Activation) -> BatchNormalized<B>;
 type Linear<B> = fn(Tensor<B, 2>, Tensor<B, 2>, OptionalBias<B>, Activation) -> Tensor<B, 2>;
 type AddLayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
 type LayerNorm<B> = fn(Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>, f64) -> Tensor<B, 2>;
@@ -59,6 +64,8 @@ pub(crate) struct Ops<B: Backend> {
     pub(crate) conv2d: Conv2d<B>,
     pub(crate) conv2d_quantized: Conv2dQuantized<B>,
     pub(crate) unfolds_convolutions: fn() -> bool,
+    pub(crate) trains_convolutions: TrainsConvolutions,
+    pub(crate) batch_norm_train: BatchNormTrain<B>,
     pub(crate) quantize_rows: fn(Tensor<B, 2>, TokenQuant) -> QuantizedRows<B>,
     pub(crate) unpack: fn(&PackedMatrix<B>) -> Tensor<B, 2>,
     pub(crate) linear_packed: LinearPacked<B>,
@@ -91,6 +98,8 @@ impl<B: CompressOps> Ops<B> {
             conv2d: <B as CompressOps>::conv2d,
             conv2d_quantized: <B as CompressOps>::conv2d_quantized,
             unfolds_convolutions: <B as CompressOps>::unfolds_convolutions,
+            trains_convolutions: <B as CompressOps>::trains_convolutions,
+            batch_norm_train: <B as CompressOps>::batch_norm_train,
             quantize_rows: <B as CompressOps>::quantize_rows,
             unpack: <B as CompressOps>::unpack,
             linear_packed: <B as CompressOps>::linear_packed,

@@ -1,6 +1,7 @@
 //! The operations on the CPU backend's memory: slices, vector units and all threads.
 
 mod attention;
+mod batch_norm;
 mod codes;
 pub(crate) mod convolution;
 mod fused;
@@ -30,6 +31,7 @@ pub(crate) mod tile;
 mod units;
 
 use crate::activation::Activation;
+use crate::batch_norm::{BatchNormGradients, BatchNormPass, BatchNormalized};
 use crate::convolution::ConvolutionTail;
 use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
@@ -195,6 +197,69 @@ impl CompressOps for Flex {
             convolution::conv2d(Unit::best(), x, weight, bias, &options, tail)
         } else {
             tail.forward(burn::tensor::module::conv2d(x, weight, bias, options))
+        }
+    }
+
+    fn trains_convolutions(
+        floats: [DType; 2],
+        x: [usize; 4],
+        weight: [usize; 4],
+        options: &PaddedConvOptions<2>,
+    ) -> bool {
+        native(&floats) && convolution::differentiates(x, weight, options)
+    }
+
+    fn conv2d_input_gradient(
+        shape: [usize; 4],
+        weight: Tensor<Self, 4>,
+        dy: Tensor<Self, 4>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        if Self::trains_convolutions([weight.dtype(), dy.dtype()], shape, weight.dims(), options) {
+            convolution::input_gradient(Unit::best(), shape, weight, dy, options)
+        } else {
+            portable::conv2d_input_gradient(shape, weight, dy, options)
+        }
+    }
+
+    fn conv2d_weight_gradient(
+        x: Tensor<Self, 4>,
+        shape: [usize; 4],
+        dy: Tensor<Self, 4>,
+        options: &PaddedConvOptions<2>,
+    ) -> Tensor<Self, 4> {
+        if Self::trains_convolutions([x.dtype(), dy.dtype()], x.dims(), shape, options) {
+            convolution::weight_gradient(Unit::best(), x, shape, dy, options)
+        } else {
+            portable::conv2d_weight_gradient(x, shape, dy, options)
+        }
+    }
+
+    fn trains_batch_norm(floats: DType, x: [usize; 4]) -> bool {
+        native(&[floats]) && x.iter().all(|size| *size > 0)
+    }
+
+    fn batch_norm_train(
+        x: Tensor<Self, 4>,
+        gamma: Tensor<Self, 1>,
+        beta: Tensor<Self, 1>,
+        epsilon: f64,
+        residual: Option<Tensor<Self, 4>>,
+        activation: Activation,
+    ) -> BatchNormalized<Self> {
+        let residual_dtype = residual.as_ref().map_or(DType::F32, Tensor::dtype);
+        if native(&[residual_dtype]) && Self::trains_batch_norm(x.dtype(), x.dims()) {
+            batch_norm::train(x, gamma, beta, epsilon, residual, activation)
+        } else {
+            portable::batch_norm_train(x, gamma, beta, epsilon, residual, activation)
+        }
+    }
+
+    fn batch_norm_gradients(pass: BatchNormPass<Self>, dy: Tensor<Self, 4>) -> BatchNormGradients<Self> {
+        if native(&[dy.dtype()]) && Self::trains_batch_norm(pass.x.dtype(), pass.x.dims()) {
+            batch_norm::gradients(pass, dy)
+        } else {
+            portable::batch_norm_gradients(pass, dy)
         }
     }
 

@@ -4,8 +4,8 @@ use crate::convolution::{ChannelNorm, ConvolutionTail};
 use crate::packed_matrix::PackedMatrix;
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
-use burn::tensor::Slice;
-use burn::tensor::ops::PaddedConvOptions;
+use burn::tensor::ops::{ConvOptions, PaddedConvOptions};
+use burn::tensor::{Slice, TensorPrimitive};
 
 /// See [`crate::conv2d`]; one group.
 pub(crate) fn unfolded_conv2d<B: Backend>(
@@ -86,4 +86,42 @@ pub(crate) fn normalize_channels<B: Backend>(y: Tensor<B, 4>, norm: &ChannelNorm
     // broadcasting over the first axis and the last two.
     let rows = |v: Tensor<B, 1>| v.reshape([1, channels]).repeat_dim(0, batch).reshape([batch * channels, 1]);
     (y.reshape([batch * channels, height * width]) * rows(factor) + rows(offset)).reshape(dims)
+}
+
+/// `[left, right, top, bottom]` and the options that are left when an image has been padded.
+fn around(options: &PaddedConvOptions<2>) -> ((usize, usize, usize, usize), ConvOptions<2>) {
+    let ConvOptions { stride, padding: before, dilation, groups } = options.options.clone();
+    let after = options.padding_end.unwrap_or(before);
+    let plain = ConvOptions::new(stride, [0, 0], dilation, groups);
+    ((before[1], after[1], before[0], after[0]), plain)
+}
+
+/// See [`crate::CompressOps::conv2d_input_gradient`].
+pub(crate) fn conv2d_input_gradient<B: Backend>(
+    shape: [usize; 4],
+    weight: Tensor<B, 4>,
+    dy: Tensor<B, 4>,
+    options: &PaddedConvOptions<2>,
+) -> Tensor<B, 4> {
+    let [batch, channels, height, width] = shape;
+    let ((left, right, top, bottom), plain) = around(options);
+    let padded = [batch, channels, top + height + bottom, left + width + right];
+    let x = Tensor::<B, 4>::zeros(padded, (&dy.device(), dy.dtype()));
+    let [x, weight, dy] = [x, weight, dy].map(|t| t.into_primitive().tensor());
+    let dx = Tensor::from_primitive(TensorPrimitive::Float(B::conv2d_x_backward(x, weight, dy, plain)));
+    dx.slice([0..batch, 0..channels, top..top + height, left..left + width])
+}
+
+/// See [`crate::CompressOps::conv2d_weight_gradient`].
+pub(crate) fn conv2d_weight_gradient<B: Backend>(
+    x: Tensor<B, 4>,
+    shape: [usize; 4],
+    dy: Tensor<B, 4>,
+    options: &PaddedConvOptions<2>,
+) -> Tensor<B, 4> {
+    let (padding, plain) = around(options);
+    let x = x.pad(padding, 0.0);
+    let weight = Tensor::<B, 4>::zeros(shape, (&dy.device(), dy.dtype()));
+    let [x, weight, dy] = [x, weight, dy].map(|t| t.into_primitive().tensor());
+    Tensor::from_primitive(TensorPrimitive::Float(B::conv2d_weight_backward(x, weight, dy, plain)))
 }

@@ -56,7 +56,7 @@ fn a_product_of_matrices_convolves_and_has_the_same_gradients() {
 }
 
 /// Images, kernels and options of convolutions.
-fn cases() -> Vec<([usize; 4], [usize; 4], PaddedConvOptions<2>)> {
+pub(super) fn cases() -> Vec<([usize; 4], [usize; 4], PaddedConvOptions<2>)> {
     let options = PaddedConvOptions::asymmetric;
     // More channels than a tile has rows, images wider than a block of lanes, strides, dilation, groups, depthwise, uneven
     // padding, a kernel as large as the image, and batches of more images than are convolved at once.

@@ -1,7 +1,9 @@
 //! Portable bodies, CPU bodies and oracle against each other.
 #![allow(clippy::unwrap_used)]
 
+mod batch_norm;
 mod convolution;
+mod convolution_gradients;
 mod fused;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod gpu;

@@ -4,7 +4,7 @@ use super::ResNetConfig;
 use crate::pretrained::Pretrained;
 use crate::task::Inputs;
 use briquette_checkpoint::Naming;
-use briquette_kernels::{Activation, ChannelNorm, ConvolutionTail};
+use briquette_kernels::{Activation, BatchNormalized, ChannelNorm, ConvolutionTail, batch_norm_train};
 use briquette_nn::{
     Compressible, Conv2d, Conv2dConfig, Linear, LinearConfig, PaddingConfig2d, Recorder, TapShape, Tapped,
     Taps, Wanted, name_table,
@@ -111,8 +111,7 @@ fn normalized<B: Backend>(
     activation: Activation,
 ) -> Tensor<B, 4> {
     if B::ad_enabled(&x.device()) {
-        let y = normalize_training(norm, conv.forward(x));
-        return ConvolutionTail { norm: None, residual, activation }.forward(y);
+        return normalize_training(norm, conv.forward(x), residual, activation);
     }
     let norm = ChannelNorm {
         gamma: norm.gamma.val(),
@@ -124,23 +123,21 @@ fn normalized<B: Backend>(
     conv.forward_then(x, ConvolutionTail { norm: Some(norm), residual, activation })
 }
 
-/// Batch normalization by the batch's own mean and variance, which the running ones follow (Ioffe, Szegedy 2015,
-/// arXiv 1502.03167, algorithm 1): what burn's layer computes. Means are taken over an image's pixels first, over
-/// images then, so that a GPU has as many sums side by side as there are rows, and nothing is transposed for them.
-fn normalize_training<B: Backend>(norm: &BatchNorm<B>, x: Tensor<B, 4>) -> Tensor<B, 4> {
-    let dims = x.dims();
-    let [batch, channels, height, width] = dims;
-    let mean_of = |x: Tensor<B, 3>| x.mean_dim(2).mean_dim(0);
-    let x = x.reshape([batch, channels, height * width]);
-    let mean = mean_of(x.clone());
-    let centred = x - mean.clone();
-    let variance = mean_of(centred.clone() * centred.clone());
-    for (running, now) in [(&norm.running_mean, mean), (&norm.running_var, variance.clone())] {
-        let now = now.detach().reshape([channels]) * norm.momentum;
+/// Batch normalization by the batch's own mean and variance, which the running ones follow, and what comes behind it: what
+/// burn's layer computes.
+fn normalize_training<B: Backend>(
+    norm: &BatchNorm<B>,
+    x: Tensor<B, 4>,
+    residual: Option<Tensor<B, 4>>,
+    activation: Activation,
+) -> Tensor<B, 4> {
+    let BatchNormalized { y, mean, variance } =
+        batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon, residual, activation);
+    for (running, now) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+        let now = now * norm.momentum;
         running.update((running.value_sync() * (1.0 - norm.momentum) + now).detach());
     }
-    let factor = norm.gamma.val().reshape([1, channels, 1]) / (variance + norm.epsilon).sqrt();
-    (centred * factor + norm.beta.val().reshape([1, channels, 1])).reshape(dims)
+    y
 }
 
 impl ResNetConfig {
@@ -264,8 +261,9 @@ mod tests {
 
     #[test]
     fn training_normalizes_as_burns_layer_does() {
+        let trained = |norm: &BatchNorm<A>, x| normalize_training(norm, x, None, Activation::Identity);
         let names = ["output", "input", "gamma", "beta", "running mean", "running variance"];
-        let (got, want) = (pass(normalize_training), pass(|norm, x| norm.forward(x)));
+        let (got, want) = (pass(trained), pass(|norm, x| norm.forward(x)));
         for (name, (got, want)) in names.iter().zip(got.iter().zip(&want)) {
             assert_eq!(got.len(), want.len(), "{name}");
             let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -7,7 +7,9 @@
 mod bytes;
 mod finish;
 mod floats;
+mod gradients;
 mod planes;
+mod products;
 
 use super::lines::{Plain, Scratch};
 use super::memory::{contiguous, filled, from_vec};
@@ -24,6 +26,8 @@ use finish::{Finish, Span};
 use floats::FloatWeight;
 use planes::Geometry;
 use std::ops::Range;
+
+pub(crate) use gradients::{differentiates, input_gradient, weight_gradient};
 
 /// Elements of the planes of the images that are convolved at a time: they stay in a core's cache.
 const IMAGES: usize = 1 << 18;
@@ -130,6 +134,33 @@ fn geometry(
     Geometry { channels, size, out, kernel, stride, dilation, before, padded }
 }
 
+/// The planes of some images of `[batch, channels, height, width]`, each `length` elements; `outside` lies around an image.
+#[expect(unsafe_code, reason = "threads write disjoint parts")]
+fn fill_planes<T: Plain + Send + Sync>(
+    geometry: &Geometry,
+    (pixels, outside): (&[T], T),
+    images: Range<usize>,
+    length: usize,
+    planes: &mut [T],
+) {
+    let [channels, _] = geometry.channels;
+    let [height, width] = geometry.size;
+    let to = Shared::new(planes);
+    let some = channels.div_ceil(rayon::current_num_threads().div_ceil(images.len()));
+    let parts = channels.div_ceil(some);
+    parallel::blocks(images.len() * parts, images.len() * length, |task| {
+        let (image, from) = (task / parts, task % parts * some);
+        let until = (from + some).min(channels);
+        let pixels = &pixels[(images.start + image) * channels * height * width..];
+        let begin = geometry.channels_length(from);
+        // The room behind the last channel goes with it.
+        let end = if until == channels { length } else { geometry.channels_length(until) };
+        // SAFETY: each task has its own channels of its own image.
+        let to = unsafe { to.range(image * length + begin, end - begin) };
+        geometry.fill(pixels, from..until, outside, to);
+    });
+}
+
 /// How pixels are multiplied with a weight.
 trait Weight: Sync {
     /// What lies in a position of the planes.
@@ -209,7 +240,7 @@ impl<'a, W: Weight> Convolution<'a, W> {
         let y = Shared::new(y);
         for first in (0..batch).step_by(at_once) {
             let images = at_once.min(batch - first);
-            self.fill_planes(first, images, length, &mut planes);
+            fill_planes(self.geometry, (self.images, W::OUTSIDE), first..first + images, length, &mut planes);
             let blocks = self.blocks(images);
             let runs = blocks.count.div_ceil(blocks.at_once);
             let parts = self.parts(runs, channels_out);
@@ -223,27 +254,6 @@ impl<'a, W: Weight> Convolution<'a, W> {
                 unsafe { self.task(first, (&planes, length), (&blocks, run), part, &y) };
             });
         }
-    }
-
-    /// The planes of some images, each `length` elements.
-    #[expect(unsafe_code, reason = "threads write disjoint parts")]
-    fn fill_planes(&self, first: usize, images: usize, length: usize, planes: &mut [W::Pixel]) {
-        let [channels, _] = self.geometry.channels;
-        let [height, width] = self.geometry.size;
-        let to = Shared::new(planes);
-        let some = channels.div_ceil(rayon::current_num_threads().div_ceil(images));
-        let parts = channels.div_ceil(some);
-        parallel::blocks(images * parts, images * length, |task| {
-            let (image, from) = (task / parts, task % parts * some);
-            let until = (from + some).min(channels);
-            let pixels = &self.images[(first + image) * channels * height * width..];
-            let begin = self.geometry.channels_length(from);
-            // The room behind the last channel goes with it.
-            let end = if until == channels { length } else { self.geometry.channels_length(until) };
-            // SAFETY: each task has its own channels of its own image.
-            let to = unsafe { to.range(image * length + begin, end - begin) };
-            self.geometry.fill(pixels, from..until, W::OUTSIDE, to);
-        });
     }
 
     fn blocks(&self, images: usize) -> Blocks {
