@@ -49,4 +49,4 @@ pub use schedule::{Clock, Schedule};
 pub use selector::{LayerPattern, PatternError, Selector};
 pub use sensitivity::{Curve, SensitivityCurve, Within};
 pub use state::{SessionState, SharedKeys, StateBuilder};
-pub use weight::{canonical_shape, from_canonical, host_floats, stop, straight_through, to_canonical};
+pub use weight::{canonical_shape, from_canonical, host_floats, stop, to_canonical};

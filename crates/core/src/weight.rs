@@ -1,4 +1,4 @@
-//! The canonical view of a weight, and keeping gradients straight.
+//! The canonical view of a weight, and values off the graph.
 
 use crate::model_view::LayerKind;
 use burn::prelude::*;
@@ -46,21 +46,6 @@ pub fn stop<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {
     tensor.set_require_grad(false)
 }
 
-/// Straight-through estimator: the value is exactly `quantized`, the gradient is that of `weight`
-/// (Bengio et al. 2013, arXiv 1308.3432).
-///
-/// The order matters: `weight + stop(quantized - weight)` would be off by a rounding error, and the
-/// simulated weight must equal the packed one bit for bit.
-pub fn straight_through<B: Backend, const D: usize>(
-    weight: Tensor<B, D>,
-    quantized: Tensor<B, D>,
-) -> Tensor<B, D> {
-    if !weight.is_require_grad() && !B::ad_enabled(&weight.device()) {
-        return quantized;
-    }
-    stop(quantized) + (weight.clone() - stop(weight))
-}
-
 /// The values on the host, row-major, as `f32`.
 ///
 /// # Panics
@@ -72,7 +57,7 @@ pub fn host_floats<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::backend::{Autodiff, Flex};
+    use burn::backend::Flex;
 
     #[test]
     fn canonical_round_trip() {
@@ -85,17 +70,5 @@ mod tests {
         let c = to_canonical(LayerKind::Conv2d, w.clone());
         assert_eq!(c.dims(), [2, 12]);
         assert_eq!(from_canonical(LayerKind::Conv2d, c, [2, 3, 2, 2]).into_data(), w.into_data());
-    }
-
-    #[test]
-    fn straight_through_is_exactly_the_quantized_value() {
-        type A = Autodiff<Flex>;
-        let d = Default::default();
-        let w = Tensor::<A, 1>::from_floats([0.1, 1e-3, -7.3], &d).require_grad();
-        let q = Tensor::<A, 1>::from_floats([0.3, 0.7, -0.1], &d);
-        let y = straight_through(w.clone(), q.clone());
-        assert_eq!(y.to_data(), q.to_data());
-        let g = (y * 3.0).sum().backward();
-        assert_eq!(w.grad(&g).expect("a gradient").to_data(), TensorData::from([3.0f32, 3.0, 3.0]));
     }
 }

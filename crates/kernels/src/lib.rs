@@ -33,6 +33,7 @@ mod quantize;
 mod registry;
 mod sparse_layout;
 mod sparse_matrix;
+mod straight_through;
 #[cfg(test)]
 mod tests;
 
@@ -55,3 +56,4 @@ pub use quantize::{
 };
 pub use registry::register;
 pub use sparse_matrix::{SparseMatrix, linear_sparse, runs_sparse};
+pub use straight_through::straight_through;

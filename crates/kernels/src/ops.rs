@@ -140,6 +140,11 @@ pub trait CompressOps: Backend {
         false
     }
 
+    /// See [`crate::straight_through`]. Tensors of any rank.
+    fn straight_through(_x: FloatTensor<Self>, quantized: FloatTensor<Self>) -> FloatTensor<Self> {
+        quantized
+    }
+
     /// See [`crate::quantize_rows`].
     fn quantize_rows(x: Tensor<Self, 2>, q: TokenQuant) -> QuantizedRows<Self> {
         portable::quantize_rows(x, q)
@@ -325,6 +330,10 @@ where
 
     fn fake_ternarize_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
         Tensor::from_inner(B::fake_ternarize_rows(x.inner()))
+    }
+
+    fn straight_through(x: FloatTensor<Self>, quantized: FloatTensor<Self>) -> FloatTensor<Self> {
+        nodes::straight_through::<B, C>(x, Self::inner(quantized))
     }
 
     fn rows_in_one_pass() -> bool {

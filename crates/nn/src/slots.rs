@@ -1,9 +1,7 @@
 //! What drop-in layers hold beside burn's fields.
 
-use briquette_core::{
-    InputObserver, InputQuantization, InputRange, ScaleRule, host_floats, stop, straight_through,
-};
-use briquette_kernels::{PackedMatrix, SparseMatrix, TokenQuant, fake_quantize_rows};
+use briquette_core::{InputObserver, InputQuantization, InputRange, ScaleRule, host_floats, stop};
+use briquette_kernels::{PackedMatrix, SparseMatrix, TokenQuant, fake_quantize_rows, straight_through};
 use burn::module::Devices;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;

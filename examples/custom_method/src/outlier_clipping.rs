@@ -2,8 +2,9 @@
 
 use briquette_core::{
     Attached, Clock, CompressionMethod, LayerKind, Left, ModelView, Outcome, PlanBuilder, Problem, Schedule,
-    SessionState, Site, Stage, StageKind, StateBuilder, Step, stop, straight_through,
+    SessionState, Site, Stage, StageKind, StateBuilder, Step, stop,
 };
+use briquette_kernels::straight_through;
 use burn::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

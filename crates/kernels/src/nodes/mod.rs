@@ -2,9 +2,11 @@
 
 mod batch_norm;
 mod convolution;
+mod straight_through;
 
 pub(crate) use batch_norm::batch_norm_train;
 pub(crate) use convolution::conv2d;
+pub(crate) use straight_through::straight_through;
 
 use burn::prelude::*;
 use burn::tensor::TensorPrimitive;

@@ -4,9 +4,10 @@ use super::{Quantized, binary, coded, inside, learned, position, quantize};
 use crate::estimator::{Binarization, Estimator, Gradient};
 use crate::rounding::Rounding;
 use crate::scheme::{Groups, ScaleSearch, WeightScheme};
-use briquette_core::{CodedWeight, ScaleRule, stop, straight_through};
+use briquette_core::{CodedWeight, ScaleRule, stop};
 use briquette_kernels::{
     TokenQuant, fake_binarize_rows, fake_quantize_rows, fake_ternarize_rows, rows_in_one_pass,
+    straight_through,
 };
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
