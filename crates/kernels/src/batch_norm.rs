@@ -38,8 +38,8 @@ pub struct BatchNormPass<B: Backend> {
 pub struct BatchNormGradients<B: Backend> {
     /// By the input.
     pub x: Tensor<B, 4>,
-    /// By the residual.
-    pub residual: Tensor<B, 4>,
+    /// By the residual, if it was asked for.
+    pub residual: Option<Tensor<B, 4>>,
     /// By the factors.
     pub gamma: Tensor<B, 1>,
     /// By the offsets.

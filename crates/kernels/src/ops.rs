@@ -125,9 +125,13 @@ pub trait CompressOps: Backend {
     }
 
     /// Gradients of [`crate::batch_norm_train`] for that of its output (Ioffe, Szegedy 2015, arXiv 1502.03167, section 3);
-    /// `dy: [batch, channels, height, width]`.
-    fn batch_norm_gradients(pass: BatchNormPass<Self>, dy: Tensor<Self, 4>) -> BatchNormGradients<Self> {
-        portable::batch_norm_gradients(pass, dy)
+    /// `dy: [batch, channels, height, width]`, and `residual` says whether that by the residual is wanted.
+    fn batch_norm_gradients(
+        pass: BatchNormPass<Self>,
+        dy: Tensor<Self, 4>,
+        residual: bool,
+    ) -> BatchNormGradients<Self> {
+        portable::batch_norm_gradients(pass, dy, residual)
     }
 
     /// Whether [`crate::conv2d`] is a product of matrices where it has gradients.

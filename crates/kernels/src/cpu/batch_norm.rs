@@ -3,7 +3,7 @@
 //! A task is a channel, whose sums are in double precision and in an order of their own, so that results do not depend on
 //! threads.
 
-use super::memory::{contiguous, filled, from_vec, in_chunks, to_vec};
+use super::memory::{contiguous, filled, from_vec, to_vec};
 use super::parallel::{self, Shared};
 use super::simd::{LANES, vectorised};
 use crate::activation::Activation;
@@ -118,52 +118,107 @@ pub(crate) fn train(
     BatchNormalized { y: if rectifies { y } else { activation.forward(y) }, mean, variance }
 }
 
-/// See [`crate::CompressOps::batch_norm_gradients`]; tensors have floats of 32 bits, and none of their sizes is zero.
+/// See [`crate::CompressOps::batch_norm_gradients`]; tensors have floats of 32 bits, and none of their sizes is zero. The
+/// input's gradient takes the place of the output's where nobody else holds that.
 ///
 /// # Panics
 /// When the shapes do not fit.
-#[expect(unsafe_code, reason = "threads write disjoint parts")]
-pub(crate) fn gradients(pass: BatchNormPass<Flex>, dy: Tensor<Flex, 4>) -> BatchNormGradients<Flex> {
+pub(crate) fn gradients(
+    pass: BatchNormPass<Flex>,
+    dy: Tensor<Flex, 4>,
+    residual: bool,
+) -> BatchNormGradients<Flex> {
     let (shape, channels) = (pass.x.dims(), pass.x.dims()[1]);
     assert_eq!(dy.dims(), shape, "shape of a gradient");
     let [gamma, mean, variance] = [("gamma", pass.gamma), ("mean", pass.mean), ("variance", pass.variance)]
         .map(|(name, values)| of_channels(name, values, channels));
-    let dy = match pass.rectified {
-        Some(y) => rectified_gradient(y, dy),
-        None => dy,
-    };
-    let (x, gradient) = (contiguous(pass.x), contiguous(dy.clone()));
-    let (x, gradient) = (x.storage::<f32>(), gradient.storage::<f32>());
+    let rectified = pass.rectified.map(|y| {
+        assert_eq!(y.dims(), shape, "shape of a rectified output");
+        contiguous(y)
+    });
+    let rectified = rectified.as_ref().map(|y| y.storage::<f32>());
+    let (x, mut dy) = (contiguous(pass.x), contiguous(dy));
+    let x = x.storage::<f32>();
     let mut sums = vec![0.0; 2 * channels];
-    let of = Shared::new(&mut sums);
-    let fill = |dx: &mut [f32]| {
-        let dx = Shared::new(dx);
-        parallel::blocks(channels, 2 * x.len(), |index| {
-            let channel = Channel::new(shape, index);
+    let by_residual = {
+        let parts = Parts { dy: Shared::new(dy.storage_mut::<f32>()), sums: Shared::new(&mut sums) };
+        let task = |index, kept: Option<&Shared<'_, f32>>| {
             let now = Statistics::new(mean[index], variance[index], pass.epsilon);
-            let [sum, products] = gradient_sums(x, gradient, channel, now.mean);
-            let products = products * f64::from(now.inverse);
-            // SAFETY: each task has its own channel.
-            let to = unsafe { of.range(2 * index, 2) };
-            to.copy_from_slice(&[products as f32, sum as f32]);
-            let slope = products / channel.count() * f64::from(now.inverse);
-            let numbers =
-                [now.mean, gamma[index] * now.inverse, (sum / channel.count()) as f32, slope as f32];
-            for from in channel.starts() {
-                // SAFETY: as above.
-                let dx = unsafe { dx.range(from, channel.pixels) };
-                let (x, gradient) = (&x[from..][..channel.pixels], &gradient[from..][..channel.pixels]);
-                gradient_plane(x, gradient, numbers, dx);
-            }
-        });
+            parts.channel((x, rectified), (index, Channel::new(shape, index)), now, gamma[index], kept);
+        };
+        by_channel(x.len(), channels, residual, task)
     };
-    // SAFETY: every pixel of every channel is written, none is read.
-    let dx = from_vec(unsafe { filled(x.len(), fill) }, shape);
     let [gamma, beta] = [0, 1].map(|which| {
         let values: Vec<f32> = sums.iter().skip(which).step_by(2).copied().collect();
         from_vec(values, [channels])
     });
-    BatchNormGradients { x: dx, residual: dy, gamma, beta }
+    let x = Tensor::from_primitive(TensorPrimitive::Float(dy));
+    BatchNormGradients { x, residual: by_residual.map(|values| from_vec(values, shape)), gamma, beta }
+}
+
+/// Calls `task` for each channel, perhaps with room for the gradient of the residual, which it fills.
+#[expect(unsafe_code, reason = "the residual's gradient is not written twice")]
+fn by_channel(
+    length: usize,
+    channels: usize,
+    residual: bool,
+    task: impl Fn(usize, Option<&Shared<'_, f32>>) + Sync,
+) -> Option<Vec<f32>> {
+    if !residual {
+        parallel::blocks(channels, 2 * length, |index| task(index, None));
+        return None;
+    }
+    let fill = |kept: &mut [f32]| {
+        let kept = Shared::new(kept);
+        parallel::blocks(channels, 2 * length, |index| task(index, Some(&kept)));
+    };
+    // SAFETY: every pixel of every channel is written, none is read.
+    Some(unsafe { filled(length, fill) })
+}
+
+/// What tasks write parts of.
+struct Parts<'a> {
+    /// Gradients of the output, then of the input.
+    dy: Shared<'a, f32>,
+    /// Of each channel's factor and offset.
+    sums: Shared<'a, f32>,
+}
+
+impl Parts<'_> {
+    /// Gradients of a channel: of factor and offset, of the residual in `kept`, of the input in the place of the output's.
+    #[expect(unsafe_code, reason = "threads write disjoint parts")]
+    fn channel(
+        &self,
+        (x, rectified): (&[f32], Option<&[f32]>),
+        (index, channel): (usize, Channel),
+        now: Statistics,
+        gamma: f32,
+        kept: Option<&Shared<'_, f32>>,
+    ) {
+        let (mut sums, pixels) = ([[0.0; LANES]; 2], channel.pixels);
+        for from in channel.starts() {
+            // SAFETY: each task has its own channel.
+            let dy = unsafe { self.dy.range(from, pixels) };
+            if let Some(y) = rectified {
+                rectify(&y[from..][..pixels], dy);
+            }
+            add_gradients(&x[from..][..pixels], dy, now.mean, &mut sums);
+            if let Some(kept) = kept {
+                // SAFETY: as above.
+                unsafe { kept.range(from, pixels) }.copy_from_slice(dy);
+            }
+        }
+        let [sum, products] = sums.map(|lanes| lanes.iter().sum::<f64>());
+        let products = products * f64::from(now.inverse);
+        // SAFETY: as above.
+        unsafe { self.sums.range(2 * index, 2) }.copy_from_slice(&[products as f32, sum as f32]);
+        let slope = products / channel.count() * f64::from(now.inverse);
+        let numbers = [now.mean, gamma * now.inverse, (sum / channel.count()) as f32, slope as f32];
+        for from in channel.starts() {
+            // SAFETY: as above.
+            gradient_plane(&x[from..][..pixels], numbers, unsafe { self.dy.range(from, pixels) });
+        }
+    }
 }
 
 vectorised! {
@@ -191,27 +246,24 @@ vectorised! {
 }
 
 vectorised! {
-    /// The sums of a channel's gradients, and of their products with its values' distance from the mean.
-    fn gradient_sums(x: &[f32], gradient: &[f32], channel: Channel, mean: f32) -> [f64; 2] {
-        let (mut sums, mut products) = ([0.0f64; LANES], [0.0f64; LANES]);
-        for image in 0..channel.images {
-            let from = channel.first + image * channel.step;
-            let (x, rest) = x[from..][..channel.pixels].as_chunks::<LANES>();
-            let (gradient, rest_gradient) = gradient[from..][..channel.pixels].as_chunks::<LANES>();
-            for (x, gradient) in x.iter().zip(gradient) {
-                for lane in 0..LANES {
-                    let (x, gradient) = (f64::from(x[lane] - mean), f64::from(gradient[lane]));
-                    sums[lane] += gradient;
-                    products[lane] += gradient * x;
-                }
-            }
-            for (lane, (x, gradient)) in rest.iter().zip(rest_gradient).enumerate() {
-                let (x, gradient) = (f64::from(*x - mean), f64::from(*gradient));
+    /// Adds gradients, and their products with the values' distance from the mean.
+    fn add_gradients(x: &[f32], gradient: &[f32], mean: f32, to: &mut [[f64; LANES]; 2]) {
+        let [mut sums, mut products] = *to;
+        let (x, rest) = x.as_chunks::<LANES>();
+        let (gradient, rest_gradient) = gradient.as_chunks::<LANES>();
+        for (x, gradient) in x.iter().zip(gradient) {
+            for lane in 0..LANES {
+                let (x, gradient) = (f64::from(x[lane] - mean), f64::from(gradient[lane]));
                 sums[lane] += gradient;
                 products[lane] += gradient * x;
             }
         }
-        [sums.iter().sum(), products.iter().sum()]
+        for (lane, (x, gradient)) in rest.iter().zip(rest_gradient).enumerate() {
+            let (x, gradient) = (f64::from(*x - mean), f64::from(*gradient));
+            sums[lane] += gradient;
+            products[lane] += gradient * x;
+        }
+        *to = [sums, products];
     }
 }
 
@@ -244,28 +296,17 @@ vectorised! {
 }
 
 vectorised! {
-    /// `factor * (gradient - its mean - slope * (x - mean))`.
-    fn gradient_plane(x: &[f32], gradient: &[f32], numbers: [f32; 4], dx: &mut [f32]) {
+    /// `factor * (gradient - its mean - slope * (x - mean))`, in the gradient's place.
+    fn gradient_plane(x: &[f32], numbers: [f32; 4], gradient: &mut [f32]) {
         let [mean, factor, level, slope] = numbers;
-        for ((dx, x), gradient) in dx.iter_mut().zip(x).zip(gradient) {
-            *dx = factor * (*gradient - level - slope * (*x - mean));
+        for (gradient, x) in gradient.iter_mut().zip(x) {
+            *gradient = factor * (*gradient - level - slope * (*x - mean));
         }
     }
 }
 
-/// The gradient where the output is above zero, zero elsewhere; in place where nobody else holds it.
-fn rectified_gradient(y: Tensor<Flex, 4>, dy: Tensor<Flex, 4>) -> Tensor<Flex, 4> {
-    assert_eq!(y.dims(), dy.dims(), "shape of a rectified output");
-    let (y, mut dy) = (contiguous(y), contiguous(dy));
-    let y = y.storage::<f32>();
-    in_chunks(dy.storage_mut::<f32>(), CHUNK, |dy, from| rectify(&y[from..][..dy.len()], dy));
-    Tensor::from_primitive(TensorPrimitive::Float(dy))
-}
-
-/// Elements of a task that goes over all of them.
-const CHUNK: usize = 1 << 14;
-
 vectorised! {
+    /// Leaves gradients where the output is above zero, and zeros elsewhere.
     fn rectify(y: &[f32], dy: &mut [f32]) {
         for (dy, y) in dy.iter_mut().zip(y) {
             *dy = if *y <= 0.0 { 0.0 } else { *dy };

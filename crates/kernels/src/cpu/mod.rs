@@ -255,11 +255,15 @@ impl CompressOps for Flex {
         }
     }
 
-    fn batch_norm_gradients(pass: BatchNormPass<Self>, dy: Tensor<Self, 4>) -> BatchNormGradients<Self> {
+    fn batch_norm_gradients(
+        pass: BatchNormPass<Self>,
+        dy: Tensor<Self, 4>,
+        residual: bool,
+    ) -> BatchNormGradients<Self> {
         if native(&[dy.dtype()]) && Self::trains_batch_norm(pass.x.dtype(), pass.x.dims()) {
-            batch_norm::gradients(pass, dy)
+            batch_norm::gradients(pass, dy, residual)
         } else {
-            portable::batch_norm_gradients(pass, dy)
+            portable::batch_norm_gradients(pass, dy, residual)
         }
     }
 

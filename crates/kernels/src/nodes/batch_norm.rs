@@ -90,10 +90,12 @@ impl<B: CompressOps, const N: usize> Backward<B, N> for Normalization {
             variance: tensor(variance),
             epsilon,
         };
-        let by = B::batch_norm_gradients(pass, tensor(dy));
-        let gradients = [values(by.x), values(by.gamma), values(by.beta), values(by.residual)];
+        let residual = ops.parents.get(3).is_some_and(Option::is_some);
+        let by = B::batch_norm_gradients(pass, tensor(dy), residual);
+        let gradients =
+            [Some(values(by.x)), Some(values(by.gamma)), Some(values(by.beta)), by.residual.map(values)];
         for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-            if let Some(parent) = parent {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 grads.register::<B>(parent.id, gradient);
             }
         }

@@ -39,6 +39,7 @@ pub(crate) fn batch_norm_train<B: Backend>(
 pub(crate) fn batch_norm_gradients<B: Backend>(
     pass: BatchNormPass<B>,
     dy: Tensor<B, 4>,
+    residual: bool,
 ) -> BatchNormGradients<B> {
     let dims = pass.x.dims();
     let [batch, channels, height, width] = dims;
@@ -55,7 +56,7 @@ pub(crate) fn batch_norm_gradients<B: Backend>(
     let count = (batch * height * width) as f32;
     BatchNormGradients {
         x: (dx * inverse * of_channels(pass.gamma)).reshape(dims),
-        residual: dy,
+        residual: residual.then_some(dy),
         gamma: (by_gamma * count).reshape([channels]),
         beta: (by_beta * count).reshape([channels]),
     }

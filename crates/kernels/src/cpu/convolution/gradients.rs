@@ -116,7 +116,8 @@ fn phase_gradient(
     if phases.iter().any(|phase| phase.elements == 0) || rows.is_empty() || columns.is_empty() {
         return None;
     }
-    let dy = dy.slice([0..batch, 0..channels_out, rows, columns]);
+    let whole = rows == (0..height) && columns == (0..width);
+    let dy = if whole { dy } else { dy.slice([0..batch, 0..channels_out, rows, columns]) };
     let [row, column] = phases.map(|phase| phase.zeros());
     let around = PaddedConvOptions::asymmetric([1, 1], [row[0], column[0]], [row[1], column[1]], [1, 1], 1);
     let weight = turned(weight, kernel, phases);

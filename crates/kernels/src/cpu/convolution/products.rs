@@ -64,24 +64,27 @@ vectorised! {
     /// See [`products`].
     fn plain(gradients: Rows<'_, OUTPUTS>, pixels: Rows<'_, INPUTS>, images: usize, length: usize) -> Sums {
         let mut sums = [[0.0; INPUTS]; OUTPUTS];
-        for j in 0..INPUTS {
-            let mut lanes = [[0.0f32; LANES]; OUTPUTS];
+        for (j, start) in pixels.starts.iter().enumerate() {
+            let mut all = [[0.0f32; LANES]; OUTPUTS];
             for image in 0..images {
-                let pixels = &pixels.data[image * pixels.image + pixels.starts[j]..][..length];
-                for i in 0..OUTPUTS {
-                    let row = &gradients.data[image * gradients.image + gradients.starts[i]..][..length];
-                    let mut part = lanes[i];
-                    for (g, x) in row.as_chunks::<LANES>().0.iter().zip(pixels.as_chunks::<LANES>().0) {
+                let below = &pixels.data[image * pixels.image + start..][..length];
+                for (lanes, start) in all.iter_mut().zip(&gradients.starts) {
+                    let row = &gradients.data[image * gradients.image + start..][..length];
+                    let mut part = *lanes;
+                    for (g, x) in row.as_chunks::<LANES>().0.iter().zip(below.as_chunks::<LANES>().0) {
                         for lane in 0..LANES {
-                            part[lane] = if FMA { g[lane].mul_add(x[lane], part[lane]) } else { part[lane] + g[lane] * x[lane] };
+                            part[lane] = match FMA {
+                                true => g[lane].mul_add(x[lane], part[lane]),
+                                false => part[lane] + g[lane] * x[lane],
+                            };
                         }
                     }
-                    lanes[i] = part;
+                    *lanes = part;
                 }
             }
-            for i in 0..OUTPUTS {
-                for lane in 0..LANES {
-                    sums[i][j] += lanes[i][lane];
+            for (sums, lanes) in sums.iter_mut().zip(all) {
+                for sum in lanes {
+                    sums[j] += sum;
                 }
             }
         }
