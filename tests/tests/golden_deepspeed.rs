@@ -1,7 +1,7 @@
 //! DeepSpeed's arithmetic, bit for bit, through the public functions; and where its own gives NaN.
 
-use briquette_core::{InputObserver, LayerKind, ScaleRule, host_floats, straight_through};
-use briquette_kernels::{TokenQuant, fake_quantize_rows, quantize_rows};
+use briquette_core::{InputObserver, LayerKind, ScaleRule, host_floats};
+use briquette_kernels::{TokenQuant, fake_quantize_rows, quantize_rows, straight_through};
 use briquette_quant::fake_quant::{code, fake_quantize};
 use briquette_quant::observers::MovingAverage;
 use briquette_quant::{Granularity, Rounding, ScaleSearch, WeightScheme};
