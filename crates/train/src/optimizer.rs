@@ -85,6 +85,15 @@ impl Rule {
         }
     }
 
+    /// What steps whatever methods learn: AdamW without decay, however weights are stepped. The gradient of a score or of a
+    /// scale is a sum over all that it multiplies, whose size does not say how far to go.
+    fn for_learned(self) -> Self {
+        match self.plain() {
+            Self::Sgd { .. } => Self::AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 },
+            adamw => adamw,
+        }
+    }
+
     /// The same without decay.
     fn plain(self) -> Self {
         match self {
@@ -165,7 +174,7 @@ pub(crate) type Records<B> =
     <OptimizerAdaptor<Rule, SessionState<B>, B> as Optimizer<SessionState<B>, B>>::Record;
 
 /// Steps a session's parameters in three groups: weights (rank 2 and more) with decay, vectors (biases,
-/// normalizations) without, what methods learn without and at its own learning rate.
+/// normalizations) without, what methods learn without, at its own learning rate and always by AdamW.
 #[derive(Clone)]
 pub struct Grouped<B: AutodiffBackend> {
     rule: Rule,
@@ -181,7 +190,8 @@ impl<B: AutodiffBackend> Grouped<B> {
     }
 
     /// Limits the common norm of all gradients of a step, as [`clip_by_norm`](crate::clip_by_norm) does, but without
-    /// a pass over them of its own. `None`, the default, for no limit.
+    /// a pass over them of its own; with gradient descent only that of the model's, which those of what methods learn would
+    /// drown. `None`, the default, for no limit.
     #[must_use]
     pub fn with_clipping(self, limit: Option<f64>) -> Self {
         Self { limit, ..self }
@@ -192,13 +202,18 @@ impl<B: AutodiffBackend, M: Trainable<B>> Optimizer<Trained<B, M>, B> for Groupe
     type Record = Records<B>;
 
     fn step(&mut self, lr: f64, trained: Trained<B, M>, gradients: GradientsParams) -> Trained<B, M> {
-        let factor = self.limit.and_then(|limit| common_factor(&trained, &gradients, limit));
+        let apart = matches!(self.rule, Rule::Sgd { .. });
+        let factor = self.limit.and_then(|limit| match apart {
+            true => common_factor(&trained.model, &gradients, limit),
+            false => common_factor(&trained, &gradients, limit),
+        });
         let Trained { model, state } = trained;
         let rules = [self.rule.plain(), self.rule];
         let mut step = Step { rules, lr, factor, records: &mut self.records, gradients };
         let model = model.map(&mut step);
-        step.rules = [self.rule.plain(); 2];
+        step.rules = [self.rule.for_learned(); 2];
         step.lr = lr * self.learned_lr;
+        step.factor = step.factor.filter(|_| !apart);
         let state = state.map(&mut step);
         Trained { model, state }
     }

@@ -76,11 +76,12 @@ impl Settings {
             Purpose::Vision => (128, 0.05),
         };
         let usual = if image { OptimizerKind::Sgd } else { OptimizerKind::Adamw };
+        let optimizer = said.optimizer.unwrap_or(usual);
         Ok(Self {
             epochs: said.epochs.ok_or(TrainError::NoEpochs)?,
             batch: said.batch.unwrap_or(batch),
             lr: said.lr.unwrap_or(lr),
-            optimizer: said.optimizer.unwrap_or(usual),
+            optimizer,
             weight_decay: said.weight_decay.unwrap_or(if image { 5e-4 } else { 0.01 }),
             betas: (said.beta_1.unwrap_or(0.9), said.beta_2.unwrap_or(0.999)),
             momentum: said.momentum.unwrap_or(0.9),
@@ -88,7 +89,10 @@ impl Settings {
             warmup: said.warmup.unwrap_or(0.06),
             accumulate: said.accumulate.unwrap_or(1),
             clip: Some(said.clip.unwrap_or(1.0)).filter(|c| *c > 0.0),
-            learned_lr: said.learned_lr.unwrap_or(1.0),
+            learned_lr: said.learned_lr.unwrap_or(match optimizer {
+                OptimizerKind::Adamw => 1.0,
+                OptimizerKind::Sgd => 0.002,
+            }),
             dropout: said.dropout.unwrap_or(!teacher || purpose == Purpose::LanguageModel),
             max_tokens: said.max_tokens,
             augmentation,

@@ -109,6 +109,23 @@ fn only_weights_decay() {
 }
 
 #[test]
+fn large_gradients_of_learned_entries_do_not_shrink_a_descent() {
+    let device = Default::default();
+    let mut state = SessionState::default();
+    let weight = Tensor::<A, 2>::ones([1, 1], &device);
+    StateBuilder::new(&mut state, weight.clone(), briquette_core::Clock::Step(0), 0).learned(weight);
+    let trained = Trained { model: two().0, state };
+    let loss = trained.model.a.val().sum() + trained.state.learned(0).sum() * 1000.0;
+    let gradients = GradientsParams::from_grads(loss.backward(), &trained);
+    let before = host_floats(trained.model.a.val())[0];
+    let mut optimizer = Grouped::new(Rule::PLAIN, 0.5).with_clipping(Some(1.0));
+    let trained = optimizer.step(0.1, trained, gradients);
+    // Two gradients of 1 have a norm of the root of 2.
+    assert!((before - host_floats(trained.model.a.val())[0] - 0.1 / 2f32.sqrt()).abs() < 1e-6);
+    assert!((1.0 - host_floats(trained.state.learned(0))[0] - 0.05).abs() < 1e-6);
+}
+
+#[test]
 fn learned_entries_have_their_own_rate() {
     let device = Default::default();
     let moved = |factor: f64| {

@@ -65,8 +65,8 @@ pub enum Augmentation {
 /// | `decay` | `"linear"`, `"cosine"` for images | of the learning rate |
 /// | `warmup` | 0.06 | share of the steps in which the learning rate rises from zero |
 /// | `accumulate` | 1 | batches whose gradients make one step |
-/// | `clip` | 1.0 | largest norm of all gradients together; 0 for no limit |
-/// | `learned_lr` | 1.0 | factor of the learning rate for what methods learn, such as scales |
+/// | `clip` | 1.0 | largest norm of all gradients together, with `"sgd"` of those of the model; 0 for no limit |
+/// | `learned_lr` | 1.0, with `"sgd"` 0.002 | factor of the learning rate for what methods learn, such as scales: AdamW steps it in either case, and 0.05 for weights is 1e-4 for it |
 /// | `dropout` | `true`; `false` with a teacher, but for language models | a student that is told the answers hardly overfits, one that reads the same text for epochs does |
 /// | `max_tokens` | the model's | longer texts are cut while training |
 /// | `augmentation` | `"crop_flip"` for images, else `"none"` | `"shift"` is for windows of running text; sentences stay as they are |
