@@ -64,9 +64,11 @@ impl<B: Backend> ConvolutionTail<B> {
 ///
 /// On the CPU, tiles of this crate multiply the weight with pixels block by block. With gradients they do where channels are
 /// one group, the kernel is not dilated, and there is less padding on a side than the kernel has elements; gradients are then
-/// this crate's own (Dumoulin, Visin 2016, arXiv 1603.07285, chapter 4). On a GPU that trains it is one product of matrices with all pixels under the kernel side by side (Chellapilla et al.
-/// 2006, "High performance convolutional neural networks for document processing"): burn 0.21 sums a weight's gradient
-/// over all pixels of all images in as many workgroups as the weight has tiles, which leaves most of the device idle.
+/// this crate's own (Dumoulin, Visin 2016, arXiv 1603.07285, chapter 4).
+///
+/// On a GPU that trains it is one product of matrices with all pixels under the kernel side by side (Chellapilla et al. 2006,
+/// "High performance convolutional neural networks for document processing"): burn 0.21 sums a weight's gradient over all
+/// pixels of all images in as many workgroups as the weight has tiles, which leaves most of the device idle.
 ///
 /// # Panics
 /// When the shapes do not fit.

@@ -186,6 +186,16 @@ fn every_setting_changes_the_result() {
 }
 
 #[test]
+fn what_methods_learn_has_a_rate_that_suits_the_optimizer() {
+    let said = TrainingSettings { epochs: Some(1), ..TrainingSettings::default() };
+    let rate =
+        |said: &TrainingSettings, purpose| Settings::resolve(said, purpose, false, 0).unwrap().learned_lr;
+    assert_eq!((rate(&said, Purpose::Vision), rate(&said, Purpose::Classification)), (0.002, 1.0));
+    let said = TrainingSettings { learned_lr: Some(3.0), ..said };
+    assert_eq!(rate(&said, Purpose::Vision), 3.0);
+}
+
+#[test]
 fn augmentation_suits_the_data() {
     let said =
         TrainingSettings { epochs: Some(1), augmentation: Some(Augmentation::None), ..Default::default() };

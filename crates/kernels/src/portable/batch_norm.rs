@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::batch_norm::{BatchNormGradients, BatchNormPass, BatchNormalized};
+use crate::convolution::ConvolutionTail;
 use burn::prelude::*;
 
 /// The mean over images and pixels, `[1, channels, 1]`: over an image's pixels first, over images then, so that a GPU has as
@@ -27,12 +28,9 @@ pub(crate) fn batch_norm_train<B: Backend>(
     let variance = mean_of(centred.clone() * centred.clone());
     let factor = gamma.reshape([1, channels, 1]) / (variance.clone() + epsilon).sqrt();
     let y = (centred * factor + beta.reshape([1, channels, 1])).reshape(dims);
-    let y = match residual {
-        Some(residual) => y + residual,
-        None => y,
-    };
+    let tail = ConvolutionTail { norm: None, residual, activation };
     let [mean, variance] = [mean, variance].map(|v| v.detach().reshape([channels]));
-    BatchNormalized { y: activation.forward(y), mean, variance }
+    BatchNormalized { y: tail.forward(y), mean, variance }
 }
 
 /// See [`crate::CompressOps::batch_norm_gradients`].

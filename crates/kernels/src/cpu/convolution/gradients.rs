@@ -8,7 +8,7 @@
 use super::super::lines::Scratch;
 use super::super::memory::{contiguous, from_vec};
 use super::super::parallel::{self, Shared};
-use super::super::tile::{Starts, Unit};
+use super::super::tile::Unit;
 use super::planes::Geometry;
 use super::products::{INPUTS, LANES, OUTPUTS, Rows, products};
 use super::{conv2d, fill_planes, geometry, suits};
@@ -177,7 +177,7 @@ pub(crate) fn weight_gradient(
         geometry([channels_in, channels_in], [height, width], [kernel_height, kernel_width], options);
     let (x, dy) = (contiguous(x), contiguous(dy));
     let (x, dy) = (x.storage::<f32>(), dy.storage::<f32>());
-    let sums = Sums { unit, geometry: &geometry, offsets: Starts::new(geometry.offsets(0)), channels_out };
+    let sums = Sums { unit, geometry: &geometry, offsets: geometry.offsets(0), channels_out };
     let mut dw = vec![0.0; shape.iter().product()];
     let (length, each) = (geometry.length(LANES), channels_out * sums.positions());
     let at_once = (IMAGES / (length + each)).clamp(1, batch);
@@ -196,7 +196,7 @@ struct Sums<'a> {
     unit: Unit,
     geometry: &'a Geometry,
     /// Where each input of an output begins in an image's planes.
-    offsets: Starts,
+    offsets: Vec<usize>,
     channels_out: usize,
 }
 
@@ -255,7 +255,6 @@ impl Sums<'_> {
         dw: &Shared<'_, f32>,
     ) {
         let (positions, depth) = (self.positions(), self.offsets.len());
-        let offsets: Vec<usize> = self.offsets.iter().collect();
         let at_once = (GRADIENTS / (OUTPUTS * positions)).clamp(1, images);
         // Those beyond the last one are the last one once more.
         let starts = std::array::from_fn(|i| (output + i).min(self.channels_out - 1) * positions);
@@ -263,7 +262,7 @@ impl Sums<'_> {
             let images = at_once.min(images - first);
             let gradients = Rows { data: &rows[first * each..], image: each, starts };
             for input in inputs.clone().step_by(INPUTS) {
-                let starts = std::array::from_fn(|j| offsets[(input + j).min(inputs.end - 1)]);
+                let starts = std::array::from_fn(|j| self.offsets[(input + j).min(inputs.end - 1)]);
                 let pixels = Rows { data: &planes[first * length..], image: length, starts };
                 let sums = products(self.unit, gradients, pixels, images, positions);
                 let count = INPUTS.min(inputs.end - input);

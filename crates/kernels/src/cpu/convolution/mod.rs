@@ -200,12 +200,12 @@ struct Convolution<'a, W: Weight> {
     finish: &'a Finish,
     /// For each group of channels, of each input.
     offsets: Vec<Starts>,
+    /// For each block of an image, the positions that are pixels of the output.
+    spans: Vec<Vec<Span>>,
 }
 
 /// Pixels of some images, a block of [`WIDTH`] positions each.
 struct Blocks {
-    /// Of each image, the positions that are pixels of the output.
-    spans: Vec<Vec<Span>>,
     count: usize,
     /// Blocks that are gathered at once.
     at_once: usize,
@@ -220,7 +220,9 @@ impl<'a, W: Weight> Convolution<'a, W> {
         groups: usize,
     ) -> Self {
         let offsets = (0..groups).map(|group| Starts::new(geometry.offsets(group))).collect();
-        Self { images, weight, geometry, finish, offsets }
+        let blocks = geometry.positions().div_ceil(WIDTH);
+        let spans = (0..blocks).map(|block| finish::spans(geometry, block * WIDTH)).collect();
+        Self { images, weight, geometry, finish, offsets, spans }
     }
 
     /// The whole result, `[batch, channels_out, height, width]`.
@@ -251,19 +253,17 @@ impl<'a, W: Weight> Convolution<'a, W> {
                 let run = from..(from + blocks.at_once).min(blocks.count);
                 let part = &parts[task % parts.len()];
                 // SAFETY: tasks differ in their positions or channels.
-                unsafe { self.task(first, (&planes, length), (&blocks, run), part, &y) };
+                unsafe { self.task(first, (&planes, length), run, part, &y) };
             });
         }
     }
 
     fn blocks(&self, images: usize) -> Blocks {
-        let each = self.geometry.positions().div_ceil(WIDTH);
-        let count = images * each;
+        let count = images * self.spans.len();
         let fits = (GATHERED / (self.offsets[0].len() * WIDTH)).max(1);
         // Enough for all threads.
         let shared = count.div_ceil(2 * rayon::current_num_threads());
-        let spans = (0..each).map(|block| finish::spans(self.geometry, block * WIDTH)).collect();
-        Blocks { spans, count, at_once: fits.min(shared).max(1) }
+        Blocks { count, at_once: fits.min(shared).max(1) }
     }
 
     /// Channels of the output for each task of a run of blocks, and their group: all of them, unless there are too few
@@ -289,11 +289,11 @@ impl<'a, W: Weight> Convolution<'a, W> {
         &self,
         first: usize,
         (planes, length): (&[W::Pixel], usize),
-        (blocks, run): (&Blocks, Range<usize>),
+        run: Range<usize>,
         (group, channels): &(usize, Range<usize>),
         y: &Shared<'_, f32>,
     ) {
-        let (offsets, each) = (&self.offsets[*group], blocks.spans.len());
+        let (offsets, each) = (&self.offsets[*group], self.spans.len());
         let depth = offsets.len();
         let below = |block: usize| &planes[block / each * length + block % each * WIDTH..];
         let gathers = self.weight.gathers();
@@ -317,7 +317,7 @@ impl<'a, W: Weight> Convolution<'a, W> {
                 };
                 let image = first + block / each;
                 self.weight.multiply(from, image, channel, m, &mut tile);
-                let spans = &blocks.spans[block % each];
+                let spans = &self.spans[block % each];
                 // SAFETY: as the caller promises.
                 unsafe { self.finish.store(&mut tile, m, (image, channel), spans, pixels, y) };
             }
