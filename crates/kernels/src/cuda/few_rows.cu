@@ -7,7 +7,7 @@
 //   BITS       of a code: 1, 2, 4 or 8
 //   PAIRED     whether two codes fit into two half floats at once
 //   CHUNKS     steps whose words and inputs a warp has on their way at once
-//   WARPS      of a block
+//   WARPS, RESIDENT  of a block, and blocks that share a multiprocessor
 //   OUTPUTS    of a block by 16
 //   TILES      of eight rows of x; blocks that differ in them alone follow each other, so that words come from memory once
 //   LIFTED     see below
@@ -47,7 +47,11 @@ DEVICE void multiply(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 
 DEVICE u32 pair_of(u32 word, u32 n) {
 #if PAIRED
     constexpr u32 MASK = ((1u << BITS) - 1) * 0x00010001u;
-    const u32 lifted = ((word >> (BITS * n)) & MASK) | Pairs<T>::lifted * 0x00010001u;
+    // In one instruction: the compiler makes two of `and` and `or` with constants, and this kernel waits for them.
+    u32 lifted;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+        : "=r"(lifted)
+        : "r"(word >> (BITS * n)), "n"(MASK), "n"(Pairs<T>::lifted * 0x00010001u));
     return LIFTED ? lifted : bits_of(__hsub2(two_of(lifted), twice(Pairs<T>::lift + MIDDLE)));
 #else
     // Eight bits do not fit beside an exponent: by way of floats, of 2^23 and the code in its lowest bits.
@@ -91,7 +95,7 @@ DEVICE u32 input_of(const Inputs& inputs, u32 i, u32 n) {
     return __byte_perm(inputs.pair[first], inputs.pair[second], n % 2 ? 0x7632 : 0x5410);
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 16 / WARPS) few_rows(
+extern "C" __global__ void __launch_bounds__(32 * WARPS, RESIDENT) few_rows(
     const T* __restrict__ x, const u32* __restrict__ words, const SCALE* __restrict__ scale,
 #if HAS_ZERO
     const SCALE* __restrict__ zero,

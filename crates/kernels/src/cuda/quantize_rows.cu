@@ -38,17 +38,31 @@ DEVICE float divide(float x, float scale, float inverse) {
     return fmaf(fmaf(-quotient, scale, x), inverse, quotient);
 }
 
-DEVICE void load_eight(const IN* from, u32 left, float* to) {
-    if (left >= 8 && reinterpret_cast<u64>(from) % 16 == 0) {
-        alignas(16) IN values[8];
+// Eight columns as they lie in memory.
+struct alignas(8 * sizeof(IN)) Piece {
+    IN value[8];
+};
+
+// A thread's part of a row, and zeros past its end. No load waits for another: where pieces are whole, all stand in a row
+// without a branch between them.
+DEVICE void load_row(const IN* row, u32 columns, u32 member, Piece (&to)[CHUNKS]) {
+    const IN nothing = from_float<IN>(0.0f);
+    if (columns % 8 == 0 && reinterpret_cast<u64>(row) % 16 == 0) {
 #pragma unroll
-        for (u32 i = 0; i < sizeof(values) / 16; i++)
-            reinterpret_cast<uint4*>(values)[i] = reinterpret_cast<const uint4*>(from)[i];
+        for (u32 c = 0; c < CHUNKS; c++)
+            to[c] = *reinterpret_cast<const Piece*>(row + min((c * TEAM + member) * 8, columns - 8));
 #pragma unroll
-        for (u32 i = 0; i < 8; i++) to[i] = to_float(values[i]);
+        for (u32 c = 0; c < CHUNKS; c++)
+#pragma unroll
+            for (u32 i = 0; i < 8; i++) to[c].value[i] = (c * TEAM + member) * 8 < columns ? to[c].value[i] : nothing;
     } else {
 #pragma unroll
-        for (u32 i = 0; i < 8; i++) to[i] = i < left ? to_float(from[i]) : 0.0f;
+        for (u32 c = 0; c < CHUNKS; c++)
+#pragma unroll
+            for (u32 i = 0; i < 8; i++) {
+                const u32 at = (c * TEAM + member) * 8 + i;
+                to[c].value[i] = at < columns ? row[at] : nothing;
+            }
     }
 }
 
@@ -65,12 +79,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize_rows(
     const u32 member = threadIdx.x % TEAM, columns = info.columns, blocks = info.blocks;
     const u64 row = u64(blockIdx.x) * (THREADS / TEAM) + threadIdx.x / TEAM;
     const u64 source = row < info.rows ? row : info.rows - 1;
-    float value[CHUNKS][8];
-#pragma unroll
-    for (u32 c = 0; c < CHUNKS; c++) {
-        const u32 at = (c * TEAM + member) * 8;
-        load_eight(x + source * info.stride + at, at < columns ? columns - at : 0, value[c]);
-    }
+    Piece piece[CHUNKS];
+    load_row(x + source * info.stride, columns, member, piece);
 #if FIXED
     float scale = info.scale;
 #if !SYMMETRIC
@@ -90,10 +100,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize_rows(
         for (u32 i = 0; i < 8; i++) {
             [[maybe_unused]] const bool inside = COUNTS || (c * TEAM + member) * 8 + i < columns;
 #if SYMMETRIC
-            above = fmaxf(above, fabsf(value[c][i]));
+            above = fmaxf(above, fabsf(to_float(piece[c].value[i])));
 #else
-            above = fmaxf(above, inside ? value[c][i] : first);
-            below = fmaxf(below, inside ? -value[c][i] : -first);
+            const float value = to_float(piece[c].value[i]);
+            above = fmaxf(above, inside ? value : first);
+            below = fmaxf(below, inside ? -value : -first);
 #endif
         }
     }
@@ -123,11 +134,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize_rows(
         u32 code[8];
 #pragma unroll
         for (u32 i = 0; i < 8; i++) {
-#if SYMMETRIC
-            const float quotient = divide(value[c][i], scale, inverse);
-#else
-            const float quotient = divide(value[c][i] - zero, scale, inverse);
+            float value = to_float(piece[c].value[i]);
+#if !SYMMETRIC
+            value -= zero;
 #endif
+            const float quotient = divide(value, scale, inverse);
             // A number this large has no place for a fraction: adding it rounds, half to even, and leaves the whole
             // number in the lowest bits. Weights are zero where columns past the end are not.
             const float kept = fminf(fmaxf(quotient, info.low), info.high);

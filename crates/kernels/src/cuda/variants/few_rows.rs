@@ -31,6 +31,8 @@ pub(crate) struct Shares {
     /// Tiles of eight rows that a block computes.
     tiles: u32,
     warps: u32,
+    /// Blocks that share a multiprocessor's registers.
+    resident: u32,
     /// Outputs of a block by 16.
     outputs: u32,
     /// Whether codes are multiplied as they are lifted.
@@ -40,19 +42,21 @@ pub(crate) struct Shares {
 impl Shares {
     /// The fastest on an H200 of those that were tried, for each width of codes; `None` where none is known.
     pub(in crate::cuda) fn of(rows: usize, outputs: usize, bits: u32) -> Option<Self> {
-        // From so many outputs on, blocks of 32 are enough for all multiprocessors.
-        let wide = if outputs >= 2048 { 2 } else { 1 };
-        let (chunks, tiles, warps, outputs, lifted) = match (bits, rows <= 8) {
-            (1, true) => (1, 1, 8, 1, true),
-            (2, true) => (1, 1, 16, wide, true),
-            (4, true) => (2, 1, 16, wide, false),
-            (8, true) => (4, 1, 8, 1, false),
-            (2, false) => (1, 2, 8, 2, false),
-            (4, false) => (2, 2, 8, 2, false),
-            (8, false) => (4, 2, 8, 1, false),
+        // From so many outputs on, blocks of 32 are enough for all multiprocessors, and for all of them several times.
+        let (wide, many) = (outputs >= 2048, outputs >= 8192);
+        let (chunks, tiles, warps, resident, outputs, lifted) = match (bits, rows <= 8) {
+            (1, true) => (1, 1, 8, 2, 1, true),
+            (2, true) => (1, 1, 16, 1, if wide { 2 } else { 1 }, true),
+            (4, true) if many => (2, 1, 8, 2, 2, true),
+            (4, true) if wide => (2, 1, 16, 1, 2, true),
+            (4, true) => (1, 1, 16, 2, 1, false),
+            (8, true) => (4, 1, 8, 2, 1, false),
+            (2, false) => (1, 2, 8, 2, 2, false),
+            (4, false) => (2, 2, 8, 2, 2, false),
+            (8, false) => (4, 2, 8, 2, 1, false),
             _ => return None,
         };
-        Some(Self { chunks, tiles, warps, outputs, lifted })
+        Some(Self { chunks, tiles, warps, resident, outputs, lifted })
     }
 
     /// Blocks for a product of some rows with a weight of some outputs.
@@ -80,11 +84,11 @@ impl Kernel for FewRows {
         let flag = u8::from;
         // A half float has room for eight bits below its 1024, a bfloat16 for seven below its 128.
         let paired = self.bits < 8 || self.element == Element::F16;
-        let Shares { chunks, tiles, warps, outputs, lifted } = self.shares;
+        let Shares { chunks, tiles, warps, resident, outputs, lifted } = self.shares;
         format!(
             "#define T {}\n#define T_NAME \"{}\"\n#define SCALE {}\n#define BIAS {}\n#define BITS {}\n\
              #define PAIRED {}\n#define LIFTED {}\n#define CHUNKS {chunks}\n#define TILES {tiles}\n\
-             #define WARPS {warps}\n#define OUTPUTS {outputs}\n#define GROUPED {}\n#define BINARY {}\n\
+             #define WARPS {warps}\n#define RESIDENT {resident}\n#define OUTPUTS {outputs}\n#define GROUPED {}\n#define BINARY {}\n\
              #define HAS_ZERO {}\n#define HAS_BIAS {}\n#define ACTIVATION {}",
             self.element.name(),
             self.element.short(),
