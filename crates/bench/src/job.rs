@@ -46,6 +46,11 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// When nothing further is begun.
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
     /// Milliseconds that forward passes of one kind are timed for.
     pub(crate) fn budget(&self) -> Duration {
         Duration::from_millis(if self.options.smoke { 1 } else { 1500 })

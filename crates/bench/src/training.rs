@@ -17,6 +17,8 @@ use std::time::Instant;
 /// Rounds in which all forms take turns; the median of their times counts.
 const ROUNDS: usize = 5;
 const RULE: Rule = Rule::AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+/// Steps of each form before any is timed.
+const WARM: usize = 3;
 /// So small that weights hardly move: what is timed stays the same.
 const LEARNING_RATE: f64 = 1e-6;
 /// The common norm that gradients are limited to.
@@ -32,16 +34,17 @@ pub(crate) fn run<B: AutodiffBackend>(job: &mut Job<'_>, device: &B::Device) -> 
     let config = ModelConfig::from_json(&config).map_err(|e| BenchError::Model(e.to_string()))?;
     let mut times = None;
     let rounds = if job.options.smoke { 1 } else { ROUNDS };
+    let until = job.until();
     for (at, (what, _)) in FORMS.into_iter().enumerate() {
         let times = &mut times;
         job.measured(format!("training step {what}"), || {
             if times.is_none() {
-                let work = Turns { config: &config, shape: [batch, seq], steps, rounds, device };
+                let work = Turns { config: &config, shape: [batch, seq], steps, rounds, until, device };
                 *times = Some(config.run_training::<B, _>(work)?);
             }
             let found = times.as_ref().and_then(|all| all.get(at)).ok_or("no time")?;
-            let (what, model) = (what.to_string(), name.to_string());
-            Ok(Row::Step { what, model, batch, seq, median_ms: median(found), runs: steps * rounds })
+            let (what, model, runs) = (what.to_string(), name.to_string(), steps * found.len());
+            Ok(Row::Step { what, model, batch, seq, median_ms: median(found), runs })
         })?;
     }
     Ok(())
@@ -66,6 +69,8 @@ struct Turns<'a, B: Backend> {
     /// Steps of a turn.
     steps: usize,
     rounds: usize,
+    /// No step is begun after it, and no round that is not whole counts.
+    until: Instant,
     device: &'a B::Device,
 }
 
@@ -98,19 +103,32 @@ impl<B: AutodiffBackend> TrainingJob<B> for Turns<'_, B> {
             let gradients = session.gradients(&mut gradients);
             session.apply(gradients, optimizer, LEARNING_RATE);
         };
-        let mut times = vec![Vec::new(); FORMS.len()];
-        // The first round compiles and tunes.
-        for round in 0..=self.rounds {
-            for ((session, optimizer), times) in sessions.iter_mut().zip(&mut times) {
-                B::sync(self.device).map_err(|e| e.to_string())?;
-                let begin = Instant::now();
-                (0..self.steps).for_each(|_| step(session, optimizer));
-                B::sync(self.device).map_err(|e| e.to_string())?;
-                if round > 0 {
-                    times.push(begin.elapsed().as_secs_f64() * 1e3 / self.steps as f64);
+        let mut turn = |form: usize, steps: usize| {
+            let (session, optimizer) = &mut sessions[form];
+            let synced = || B::sync(self.device).map_err(|e| e.to_string());
+            synced()?;
+            let begin = Instant::now();
+            for _ in 0..steps {
+                if Instant::now() >= self.until {
+                    return Err("the seconds were over before a round was".to_string());
                 }
+                step(session, optimizer);
+            }
+            synced()?;
+            Ok(begin.elapsed().as_secs_f64() * 1e3 / steps as f64)
+        };
+        // They compile and tune.
+        for _ in 0..WARM {
+            (0..FORMS.len()).try_for_each(|form| turn(form, 1).map(drop))?;
+        }
+        let mut rounds = Vec::new();
+        while rounds.len() < self.rounds {
+            match (0..FORMS.len()).map(|form| turn(form, self.steps)).collect::<Result<Vec<f64>, _>>() {
+                Ok(round) => rounds.push(round),
+                Err(why) if rounds.is_empty() => return Err(why),
+                Err(_) => break,
             }
         }
-        Ok(times)
+        Ok((0..FORMS.len()).map(|form| rounds.iter().map(|round| round[form]).collect()).collect())
     }
 }
