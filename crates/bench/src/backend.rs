@@ -1,7 +1,7 @@
 //! Backends: generic code is instantiated here and nowhere else, each backend behind its feature.
 
 use crate::clock::Clock;
-use crate::job::{Floats, Job, said};
+use crate::job::{Floats, Job, Timed, said};
 use crate::{
     BackendChoice, BenchError, FloatsChoice, Options, Row, Section, checks, models, operations, parts,
     training,
@@ -24,7 +24,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     match options.backend {
         BackendChoice::Cpu => {
             described(&mut job, "the processor".into())?;
-            sections::<Cpu>(&mut job, Floats { name: "f32", compressed: true })
+            sections::<Cpu>(&mut job, Floats { name: "f32", timed: Timed::All })
         }
         #[cfg(feature = "wgpu")]
         BackendChoice::Wgpu => vulkan(&mut job),
@@ -46,23 +46,27 @@ fn vulkan(job: &mut Job<'_>) -> Result<(), BenchError> {
     briquette_kernels::register::<Wgpu>();
     briquette_kernels::register::<Autodiff<Wgpu>>();
     described(job, Wgpu::name(&Default::default()))?;
-    sections::<Wgpu>(job, Floats { name: "f32", compressed: true })
+    sections::<Wgpu>(job, Floats { name: "f32", timed: Timed::All })
 }
 
-/// Compressed layers are timed in 16-bit floats.
+/// Compressed layers are timed in 16-bit floats; models of floats also as burn fuses their operations.
 #[cfg(feature = "cuda")]
 fn cuda(job: &mut Job<'_>) -> Result<(), BenchError> {
-    use briquette_kernels::backend::{Cuda, configure_gpu};
-    type Halves = burn_cuda::Cuda<half::bf16, i32>;
+    use briquette_kernels::backend::{Cuda, FusedCuda, configure_gpu};
     configure_gpu(false);
     briquette_kernels::register::<Cuda>();
     briquette_kernels::register::<Autodiff<Cuda>>();
-    briquette_kernels::register::<Halves>();
+    briquette_kernels::register::<Cuda<half::bf16>>();
     described(job, gpu())?;
-    match job.options.floats {
-        FloatsChoice::Bf16 => sections::<Halves>(job, Floats { name: "bf16", compressed: true }),
-        FloatsChoice::F32 => sections::<Cuda>(job, Floats { name: "f32", compressed: false }),
+    if job.options.floats == FloatsChoice::F32 {
+        return sections::<Cuda>(job, Floats { name: "f32", timed: Timed::Eight });
     }
+    sections::<Cuda<half::bf16>>(job, Floats { name: "bf16", timed: Timed::All })?;
+    if job.options.wants(Section::Models) {
+        let floats = Floats { name: "bf16 fused", timed: Timed::Floats };
+        models::run::<FusedCuda<half::bf16>>(job, floats, &Default::default())?;
+    }
+    Ok(())
 }
 
 /// The GPU's name as the driver's own tool says it.

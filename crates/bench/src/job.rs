@@ -15,13 +15,25 @@ pub(crate) struct Job<'a> {
     until: Instant,
 }
 
+/// What is timed with floats of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timed {
+    /// Floats alone.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "another backend of the same device"))]
+    Floats,
+    /// Floats, and weights and inputs of 8 bits.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "floats of two kinds are there with CUDA"))]
+    Eight,
+    /// Every form.
+    All,
+}
+
 /// The floats of a backend.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Floats {
-    /// `f32` or `bf16`.
+    /// `f32` or `bf16`, and how they are computed with where that is not as compressed layers are.
     pub(crate) name: &'static str,
-    /// Whether compressed layers are timed with these floats.
-    pub(crate) compressed: bool,
+    pub(crate) timed: Timed,
 }
 
 impl<'a> Job<'a> {

@@ -2,7 +2,7 @@
 
 use crate::clock::median;
 use crate::forms::{Form, INPUT_SETTING};
-use crate::job::{Floats, Job};
+use crate::job::{Floats, Job, Timed};
 use crate::numbers::{HostWeight, Numbers};
 use crate::{BenchError, Row};
 use briquette_models::{Inputs, ModelConfig, ModelJob, Pretrained};
@@ -47,7 +47,9 @@ pub(crate) fn run<B: Backend>(
 pub(crate) fn timed(form: Form, floats: Floats) -> bool {
     let both = Form::Packed { bits: 8, grouped: false, quantized: true };
     let weight_only = Form::Packed { bits: 8, grouped: false, quantized: false };
-    form == Form::Float || form == both || (floats.compressed && form != weight_only)
+    form == Form::Float
+        || (form == both && floats.timed != Timed::Floats)
+        || (floats.timed == Timed::All && form != weight_only)
 }
 
 /// The forms that are timed, floats last: a backend that tries out its kernels for products of floats takes its time, and
@@ -62,7 +64,7 @@ pub(crate) fn in_turn(floats: Floats) -> Vec<Form> {
 pub(crate) fn named(form: Form, floats: Floats) -> String {
     match form {
         Form::Float => form.name(floats.name),
-        Form::Packed { .. } if floats.compressed => form.name(floats.name),
+        Form::Packed { .. } if floats.timed == Timed::All => form.name(floats.name),
         Form::Packed { .. } => format!("{} {}", form.name(floats.name), floats.name),
     }
 }
@@ -134,8 +136,9 @@ mod tests {
     #[test]
     fn models_are_timed_in_these_forms() {
         let named_in = |floats| in_turn(floats).into_iter().map(|f| named(f, floats)).collect::<Vec<_>>();
-        let bf16 = named_in(Floats { name: "bf16", compressed: true });
+        let bf16 = named_in(Floats { name: "bf16", timed: Timed::All });
         assert_eq!(bf16, ["W8A8", "W4A16", "W4A8", "burn bf16"]);
-        assert_eq!(named_in(Floats { name: "f32", compressed: false }), ["W8A8 f32", "burn f32"]);
+        assert_eq!(named_in(Floats { name: "f32", timed: Timed::Eight }), ["W8A8 f32", "burn f32"]);
+        assert_eq!(named_in(Floats { name: "bf16 fused", timed: Timed::Floats }), ["burn bf16 fused"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::clock::{Clock, median};
 use crate::forms::{Form, Layer, LayerSize};
-use crate::job::{Floats, Job};
+use crate::job::{Floats, Job, Timed};
 use crate::numbers::matrix;
 use crate::{BenchError, Row};
 use briquette_kernels::Activation;
@@ -20,7 +20,7 @@ pub(crate) fn run<B: Backend>(
     // time is left out.
     let (floats_alone, compressed): (Vec<Form>, Vec<Form>) =
         Form::ALL.into_iter().partition(|f| *f == Form::Float);
-    let compressed = if floats.compressed { compressed } else { Vec::new() };
+    let compressed = if floats.timed == Timed::All { compressed } else { Vec::new() };
     for forms in [compressed, floats_alone] {
         for size in layer_sizes(job) {
             for form in &forms {

@@ -2,7 +2,7 @@
 
 use crate::clock::Clock;
 use crate::forms::{Form, Layer, LayerSize, Storage};
-use crate::job::{Floats, Job};
+use crate::job::{Floats, Job, Timed};
 use crate::models::{in_turn, named};
 use crate::numbers::{Numbers, matrix, tensor};
 use crate::sizes::{Encoder, ModelSize};
@@ -51,7 +51,7 @@ pub(crate) fn run<B: Backend>(
     let storage = job.sizes.storage;
     for ModelSize { name, shapes, parts, .. } in &models {
         let Some(encoder) = *parts else { continue };
-        let compressed = |form: &Form| *form == Form::Float || floats.compressed;
+        let compressed = |form: &Form| *form == Form::Float || floats.timed == Timed::All;
         for form in in_turn(floats).into_iter().filter(compressed) {
             for &[batch, seq] in *shapes {
                 for part in Part::ALL {

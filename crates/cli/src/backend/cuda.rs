@@ -2,16 +2,26 @@
 
 use super::{On, Work, start};
 use crate::error::CliError;
-use briquette_kernels::backend::{Cuda, configure_gpu};
+use briquette_kernels::backend::{Cuda, FusedCuda, configure_gpu};
 use briquette_kernels::register;
 use burn::backend::Autodiff;
+use burn::prelude::Backend;
 use std::process::Command;
 
-pub(super) fn run(work: impl Work) -> Result<(), CliError> {
+pub(super) fn run<W: Work>(work: W) -> Result<(), CliError> {
     configure_gpu(work.trains());
-    register::<Cuda>();
-    register::<Autodiff<Cuda>>();
-    start::<Cuda>(work, On { device: Default::default(), backend: "cuda", name: gpu() })
+    if W::MAY_TRAIN {
+        register::<FusedCuda>();
+        register::<Autodiff<FusedCuda>>();
+        start::<FusedCuda>(work, on())
+    } else {
+        register::<Cuda>();
+        start::<Cuda>(work, on())
+    }
+}
+
+fn on<B: Backend>() -> On<B> {
+    On { device: Default::default(), backend: "cuda", name: gpu() }
 }
 
 /// The GPU's name as the driver's own tool says it.

@@ -14,6 +14,10 @@ use std::panic::AssertUnwindSafe;
 
 /// A command that computes, written once for every backend.
 pub(crate) trait Work {
+    /// Whether some of its runs train.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "CUDA has a backend for training"))]
+    const MAY_TRAIN: bool = false;
+
     fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError>;
 
     /// Whether it takes many steps of the same kind.

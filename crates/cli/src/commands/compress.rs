@@ -45,6 +45,8 @@ const REPORT_BUDGET: Duration = Duration::from_millis(150);
 pub(crate) struct Compress<'a>(pub(crate) &'a CompressArgs);
 
 impl Work for Compress<'_> {
+    const MAY_TRAIN: bool = true;
+
     fn trains(&self) -> bool {
         self.0.train.is_some()
     }

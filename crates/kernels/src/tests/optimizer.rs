@@ -21,7 +21,7 @@ fn stepped<B: Backend>(rows: usize, columns: usize, factor: Option<f32>) -> [Vec
     let [w, m, v, g] = parts(rows * columns).map(|p| on::<B, 2>(&p, [rows, columns]));
     let factor = factor.map(|f| on::<B, 1>(&[f], [1]));
     let new = adamw(AdamWState { weight: w, first: m, second: v }, g, factor, STEP);
-    [new.weight, new.first, new.second].map(|t| t.into_data().convert::<f32>().into_vec().unwrap())
+    [new.weight, new.first, new.second].map(host)
 }
 
 fn by_hand(n: usize, factor: f32) -> [Vec<f64>; 3] {
@@ -57,7 +57,7 @@ pub(super) fn the_factor_limits_the_common_norm<B: Backend>() {
         let primitives =
             gradients.iter().map(|g| on::<B, 1>(g, [g.len()]).into_primitive().tensor()).collect();
         let factor = clip_factor::<B>(primitives, limit).unwrap();
-        let factor: Vec<f32> = factor.into_data().convert::<f32>().into_vec().unwrap();
+        let factor = host(factor);
         assert_close(&factor, &[(limit / norm).min(1.0)], 1e-5, &format!("limit {limit} of {norm}"));
     }
     assert!(clip_factor::<B>(Vec::new(), 1.0).is_none());
