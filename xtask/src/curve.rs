@@ -186,7 +186,7 @@ mod tests {
             {"name": "half", "mean": 0.85, "runs": [run(50.0)]}, {"name": "cut off", "mean": null, "runs": []}]});
         let flops = json!({"flops": {"before": 100.0, "after": 50.0}});
         let ratio = |shape: &str, ratio| json!({"time_of": "half", "by_time_of": "f32", "shape": shape, "ratio": ratio});
-        let speed = json!({"compressed": {"half": flops}, "ratios": [ratio("1x0", 0.6), ratio("8x0", 0.55)]});
+        let speed = json!({"compressed": {"half": flops}, "ratios": [ratio("1", 0.6), ratio("8", 0.55)]});
         (trained, speed)
     }
 

@@ -197,8 +197,18 @@ fn ratio(times: &Times, of: &'static str, by: &'static str, shape: Shape) -> Opt
     Some(median(&of.iter().zip(by).map(|(of, by)| of / by).collect::<Vec<_>>()))
 }
 
-fn written(shape: Shape) -> String {
-    format!("{}x{}", shape[0], shape[1])
+/// Images have no tokens.
+fn written([batch, tokens]: Shape) -> String {
+    if tokens == 0 { batch.to_string() } else { format!("{batch}x{tokens}") }
+}
+
+/// What the inputs are, and what their shapes count.
+fn inputs(suite: &Suite) -> (&'static str, &'static str) {
+    if suite.shapes.iter().all(|[_, tokens]| *tokens == 0) {
+        ("pixels drawn by a formula", "images at once")
+    } else {
+        ("token ids drawn by a formula", "batch x tokens")
+    }
 }
 
 fn write(
@@ -221,7 +231,7 @@ fn write(
         "seed": 0,
         "device": device,
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
-        "data": "token ids drawn by a formula",
+        "data": inputs(suite).0,
         "model": suite.model,
         "rounds": options.rounds.get(),
         "rows": rows.map(row).collect::<Vec<_>>(),
@@ -242,8 +252,13 @@ fn markdown(suite: &Suite, times: &Times, value: &Value) -> String {
     };
     let mut text = format!(
         "# {}\n\n{} on {}, {} threads. Each round runs all contenders in turn, each in a process of its own; its time is \
-         the fastest forward pass. Medians over {} rounds, ratios taken within a round.\n\nMilliseconds, batch x tokens:\n\n",
-        suite.name, suite.model, value["device"], value["threads"], value["rounds"]
+         the fastest forward pass. Medians over {} rounds, ratios taken within a round.\n\nMilliseconds, {}:\n\n",
+        suite.name,
+        suite.model,
+        value["device"],
+        value["threads"],
+        value["rounds"],
+        inputs(suite).1
     );
     text.push_str(&head("what"));
     for contender in suite.contenders {
@@ -300,5 +315,9 @@ mod tests {
         let text = markdown(&cpu::SUITES[0], &times, &json!({"device": "d", "threads": 2, "rounds": 1}));
         assert!(text.contains("| f32 | - | 4.00 | - |"), "{text}");
         assert!(text.contains("| W8A8 / f32 | - | 0.25 | - |"), "{text}");
+        assert!(text.contains("Milliseconds, batch x tokens:\n\n| what | 1x16 | 1x128 | 8x128 |"), "{text}");
+        let images = cpu::SUITES.iter().find(|suite| suite.model.starts_with("resnet")).expect("a suite");
+        let text = markdown(images, &times, &json!({"device": "d", "threads": 2, "rounds": 1}));
+        assert!(text.contains("Milliseconds, images at once:\n\n| what | 1 | 8 | 64 |"), "{text}");
     }
 }
