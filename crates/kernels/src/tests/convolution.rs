@@ -58,12 +58,13 @@ fn a_product_of_matrices_convolves_and_has_the_same_gradients() {
 /// Images, kernels and options of convolutions.
 pub(super) fn cases() -> Vec<([usize; 4], [usize; 4], PaddedConvOptions<2>)> {
     let options = PaddedConvOptions::asymmetric;
-    // More channels than a tile has rows, images wider than a block of lanes, strides, dilation, groups, depthwise, uneven
+    // More channels than a tile has rows, images as wide as a block of lanes and wider, strides, dilation, groups, depthwise, uneven
     // padding, a kernel as large as the image, and batches of more images than are convolved at once.
     vec![
         ([2, 3, 32, 32], [16, 3, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
         ([1, 16, 8, 8], [40, 16, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
         ([3, 5, 9, 70], [7, 5, 3, 3], options([2, 2], [1, 1], [1, 1], [1, 1], 1)),
+        ([1, 3, 5, 128], [14, 3, 3, 3], options([2, 2], [1, 1], [1, 1], [1, 1], 1)),
         ([2, 4, 7, 10], [6, 4, 1, 1], options([2, 3], [0, 0], [0, 0], [1, 1], 1)),
         ([1, 2, 19, 21], [3, 2, 3, 2], options([3, 2], [2, 1], [0, 3], [2, 3], 1)),
         ([2, 6, 12, 11], [9, 2, 3, 3], options([1, 2], [1, 0], [2, 1], [1, 1], 3)),

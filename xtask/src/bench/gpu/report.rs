@@ -120,10 +120,14 @@ fn pass_ratios(rows: &Rows) -> Vec<Value> {
 
 /// Compressed layers that take longer than float ones, and how many times as long.
 pub(super) fn slower(rows: &Rows) -> Vec<(&Linear, f64)> {
+    beside_floats(rows).filter(|(_, ratio)| *ratio > 1.0).collect()
+}
+
+/// Compressed layers and their time by that of the float layer, where both were measured.
+pub(super) fn beside_floats(rows: &Rows) -> impl Iterator<Item = (&Linear, f64)> {
     let ours = rows.linear.iter().filter(|l| l.what.starts_with('W'));
-    let ratio = |l: &Linear| {
+    ours.filter_map(|l| {
         let float = rows.linear_us(FLOAT, &l.layer, l.rows);
-        Some(l.device_us / float.or_else(|| rows.linear_us(WIDE_FLOAT, &l.layer, l.rows))?)
-    };
-    ours.filter_map(|l| ratio(l).filter(|r| *r > 1.0).map(|r| (l, r))).collect()
+        Some((l, l.device_us / float.or_else(|| rows.linear_us(WIDE_FLOAT, &l.layer, l.rows))?))
+    })
 }

@@ -1,6 +1,6 @@
 //! The result as Markdown.
 
-use super::report::{LINEAR_RATIOS, PASS_RATIOS, layer, of_bandwidth, of_peak, slower};
+use super::report::{LINEAR_RATIOS, PASS_RATIOS, beside_floats, layer, of_bandwidth, of_peak, slower};
 use super::rows::{LayerOf, Linear, Pass, Rows, distinct};
 use crate::bench::written;
 use serde_json::Value;
@@ -192,12 +192,13 @@ fn linear_ratios(rows: &Rows) -> String {
 }
 
 fn slower_than_float(rows: &Rows) -> String {
-    if rows.linear.is_empty() {
+    let compared = beside_floats(rows).count();
+    if compared == 0 {
         return String::new();
     }
     let found = slower(rows);
     if found.is_empty() {
-        return "No compressed layer is slower than a float one at any number of rows.\n\n".into();
+        return format!("None of {compared} compressed layers is slower than the float one.\n\n");
     }
     let one = |(l, ratio): &(&Linear, f64)| {
         format!("{} {} at {} rows ({ratio:.2}x the time)", l.what, layer(l.layer.1), l.rows)
@@ -225,4 +226,34 @@ fn left_out(rows: &Rows) -> String {
         text += &format!("- {why}: {}\n", of.join("; "));
     }
     if text.is_empty() { text } else { format!("## Left out\n\n{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn nothing_is_said_of_floats_that_were_not_measured() {
+        let of = |what: &str, us: f64| {
+            format!(
+                r#"{{"kind": "linear", "what": "{what}", "model": "BERT-base", "d_input": 32, "d_output": 64, "rows": 1, "device_us": {us}, "call_us": {us}, "bytes": 8192}}"#
+            )
+        };
+        let said = |lines: &[String]| {
+            let path = std::env::temp_dir().join(format!("briquette-xtask-tables-{}", std::process::id()));
+            fs::write(&path, lines.join("\n")).expect("written");
+            let mut rows = Rows::default();
+            rows.read(&path).expect("rows");
+            fs::remove_file(&path).expect("removed");
+            slower_than_float(&rows)
+        };
+        assert_eq!(said(&[of("W8A8", 2.0)]), "");
+        assert_eq!(
+            said(&[of("W8A8", 2.0), of("burn bf16", 3.0)]),
+            "None of 1 compressed layers is slower than the float one.\n\n"
+        );
+        let slower = said(&[of("W8A8", 2.0), of("burn f32", 1.0)]);
+        assert_eq!(slower, "Slower than burn's float layer: W8A8 32x64 at 1 rows (2.00x the time).\n\n");
+    }
 }

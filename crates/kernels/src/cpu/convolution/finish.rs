@@ -1,6 +1,6 @@
 //! What becomes of the sums of a tile: normalization, residual, activation, and their place in the result.
 
-use super::super::memory::{contiguous, to_vec};
+use super::super::memory::{contiguous, copy_few, to_vec};
 use super::super::outputs::activate_all;
 use super::super::parallel::Shared;
 use super::super::simd::vectorised;
@@ -21,6 +21,15 @@ pub(super) struct Finish {
     /// As the output.
     residual: Option<FlexTensor>,
     activation: Activation,
+}
+
+/// A block of [`WIDTH`] neighbouring positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    /// The first one.
+    pub(super) first: usize,
+    /// Those that are pixels of the output.
+    spans: Vec<Span>,
 }
 
 /// Neighbouring positions of a block that are pixels of the output, one after the other there too.
@@ -69,14 +78,14 @@ impl Finish {
     /// Stores `m` rows of a tile, channels `channel ..` of an image.
     ///
     /// # Safety
-    /// Nobody else may be writing these channels at the positions of `spans`.
+    /// Nobody else may be writing these channels at the positions of the block.
     #[expect(unsafe_code, reason = "tasks write disjoint parts")]
     pub(super) unsafe fn store(
         &self,
         tile: &mut Tile<f32>,
         m: usize,
         (image, channel): (usize, usize),
-        spans: &[Span],
+        Block { spans, .. }: &Block,
         pixels: usize,
         y: &Shared<'_, f32>,
     ) {
@@ -87,7 +96,7 @@ impl Finish {
             for span in spans {
                 for (i, to) in residual[..m].iter_mut().enumerate() {
                     let from = &values[place(i, span)..][..span.count];
-                    to[span.lane..][..span.count].copy_from_slice(from);
+                    copy_few(&mut to[span.lane..][..span.count], from);
                 }
             }
             &residual[..m]
@@ -98,14 +107,26 @@ impl Finish {
             for (i, sums) in tile[..m].iter().enumerate() {
                 // SAFETY: as the caller promises.
                 let to = unsafe { y.range(place(i, span), span.count) };
-                to.copy_from_slice(&sums[span.lane..][..span.count]);
+                copy_few(to, &sums[span.lane..][..span.count]);
             }
         }
     }
 }
 
+/// The blocks of an image: where rows are as long as blocks or several times as long, none is of two rows.
+pub(super) fn blocks(geometry: &Geometry) -> Vec<Block> {
+    let ([height, width], pitch) = (geometry.out, geometry.pitch());
+    let block = |first| Block { first, spans: spans(geometry, first) };
+    if width.is_multiple_of(WIDTH) {
+        let of_row = |row: usize| (0..width).step_by(WIDTH).map(move |column| row * pitch + column);
+        (0..height).flat_map(of_row).map(block).collect()
+    } else {
+        (0..geometry.positions()).step_by(WIDTH).map(block).collect()
+    }
+}
+
 /// The spans of a block of positions from `first` on.
-pub(super) fn spans(geometry: &Geometry, first: usize) -> Vec<Span> {
+fn spans(geometry: &Geometry, first: usize) -> Vec<Span> {
     let ([height, width], pitch) = (geometry.out, geometry.pitch());
     let (mut spans, mut lane) = (Vec::new(), 0);
     while lane < WIDTH && (first + lane) / pitch < height {

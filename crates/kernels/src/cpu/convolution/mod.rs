@@ -22,7 +22,7 @@ use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::ops::PaddedConvOptions;
 use bytes::{ByteWeight, Bytes};
-use finish::{Finish, Span};
+use finish::{Block, Finish};
 use floats::FloatWeight;
 use planes::Geometry;
 use std::ops::Range;
@@ -200,8 +200,8 @@ struct Convolution<'a, W: Weight> {
     finish: &'a Finish,
     /// For each group of channels, of each input.
     offsets: Vec<Starts>,
-    /// For each block of an image, the positions that are pixels of the output.
-    spans: Vec<Vec<Span>>,
+    /// Those of an image.
+    blocks: Vec<Block>,
 }
 
 /// Pixels of some images, a block of [`WIDTH`] positions each.
@@ -220,9 +220,7 @@ impl<'a, W: Weight> Convolution<'a, W> {
         groups: usize,
     ) -> Self {
         let offsets = (0..groups).map(|group| Starts::new(geometry.offsets(group))).collect();
-        let blocks = geometry.positions().div_ceil(WIDTH);
-        let spans = (0..blocks).map(|block| finish::spans(geometry, block * WIDTH)).collect();
-        Self { images, weight, geometry, finish, offsets, spans }
+        Self { images, weight, geometry, finish, offsets, blocks: finish::blocks(geometry) }
     }
 
     /// The whole result, `[batch, channels_out, height, width]`.
@@ -259,7 +257,7 @@ impl<'a, W: Weight> Convolution<'a, W> {
     }
 
     fn blocks(&self, images: usize) -> Blocks {
-        let count = images * self.spans.len();
+        let count = images * self.blocks.len();
         let fits = (GATHERED / (self.offsets[0].len() * WIDTH)).max(1);
         // Enough for all threads.
         let shared = count.div_ceil(2 * rayon::current_num_threads());
@@ -293,9 +291,9 @@ impl<'a, W: Weight> Convolution<'a, W> {
         (group, channels): &(usize, Range<usize>),
         y: &Shared<'_, f32>,
     ) {
-        let (offsets, each) = (&self.offsets[*group], self.spans.len());
+        let (offsets, each) = (&self.offsets[*group], self.blocks.len());
         let depth = offsets.len();
-        let below = |block: usize| &planes[block / each * length + block % each * WIDTH..];
+        let below = |block: usize| &planes[block / each * length + self.blocks[block % each].first..];
         let gathers = self.weight.gathers();
         let mut gathered = Scratch::<W::Pixel>::new(if gathers { run.len() * depth * WIDTH } else { 0 });
         if gathers {
@@ -317,9 +315,9 @@ impl<'a, W: Weight> Convolution<'a, W> {
                 };
                 let image = first + block / each;
                 self.weight.multiply(from, image, channel, m, &mut tile);
-                let spans = &self.spans[block % each];
+                let block = &self.blocks[block % each];
                 // SAFETY: as the caller promises.
-                unsafe { self.finish.store(&mut tile, m, (image, channel), spans, pixels, y) };
+                unsafe { self.finish.store(&mut tile, m, (image, channel), block, pixels, y) };
             }
         }
     }
