@@ -58,8 +58,8 @@ fn a_product_of_matrices_convolves_and_has_the_same_gradients() {
 /// Images, kernels and options of convolutions.
 pub(super) fn cases() -> Vec<([usize; 4], [usize; 4], PaddedConvOptions<2>)> {
     let options = PaddedConvOptions::asymmetric;
-    // More channels than a tile has rows, images as wide as a block of lanes and wider, strides, dilation, groups, depthwise, uneven
-    // padding, a kernel as large as the image, and batches of more images than are convolved at once.
+    // More channels than a tile has rows, images as wide as a block of lanes and wider, strides, dilation, groups,
+    // depthwise, uneven padding, a kernel as large as the image, and batches of more images than are convolved at once.
     vec![
         ([2, 3, 32, 32], [16, 3, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),
         ([1, 16, 8, 8], [40, 16, 3, 3], options([1, 1], [1, 1], [1, 1], [1, 1], 1)),

@@ -15,9 +15,6 @@ use crate::backend::Wgpu as Gpu;
 /// Graphics processors round divisions differently: a code may be off by one where it is near a tie.
 const RELATIVE: f64 = 1e-3;
 
-/// Of products of 32-bit floats: on an NVIDIA GPU burn's pass tensor cores, which keep eleven bits of each factor.
-const PRODUCTS: f64 = if cfg!(feature = "cuda") { 4e-3 } else { RELATIVE };
-
 fn on_gpu<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<Gpu, D> {
     crate::register::<Gpu>();
     Tensor::from_data(TensorData::new(values.to_vec(), shape), &Default::default())

@@ -61,7 +61,7 @@ fn weight_only_products_equal_the_oracle() {
         let bias = values(out, 6);
         let expected = oracle::linear(&x, &w, &bias, columns);
         let plain = oracle::linear(&x, &w, &[], columns);
-        let tolerance = PRODUCTS * magnitude(&expected).max(1.0);
+        let tolerance = RELATIVE * magnitude(&expected).max(1.0);
         for (layout, x) in on_gpu_in_layouts(&x, rows, columns) {
             let what = format!("{} {layout}", name(case));
             let y = linear_packed(x.clone(), &p, Some(on_gpu(&bias, [out])));
