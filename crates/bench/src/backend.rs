@@ -41,12 +41,32 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
 
 #[cfg(feature = "wgpu")]
 fn vulkan(job: &mut Job<'_>) -> Result<(), BenchError> {
-    use briquette_kernels::backend::{Wgpu, configure_gpu};
+    use briquette_kernels::backend::{FusedWgpu, Wgpu, configure_gpu};
     configure_gpu(false);
     briquette_kernels::register::<Wgpu>();
     briquette_kernels::register::<Autodiff<Wgpu>>();
     described(job, Wgpu::name(&Default::default()))?;
-    sections::<Wgpu>(job, Floats { name: "f32", timed: Timed::All })
+    sections::<Wgpu>(job, Floats { name: "f32", timed: Timed::All })?;
+    fused::<FusedWgpu>(job, Floats { name: "f32 fused", timed: Timed::All }, true)
+}
+
+/// Models, and steps of training where it trains, as burn fuses their operations.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn fused<B>(job: &mut Job<'_>, floats: Floats, trains: bool) -> Result<(), BenchError>
+where
+    B: briquette_kernels::CompressOps,
+    Autodiff<B>: briquette_kernels::CompressOps,
+{
+    briquette_kernels::register::<B>();
+    briquette_kernels::register::<Autodiff<B>>();
+    if job.options.wants(Section::Models) {
+        models::run::<B>(job, floats, &Default::default())?;
+    }
+    if trains && job.options.wants(Section::Training) {
+        eprintln!("{}: training", floats.name);
+        training::run::<Autodiff<B>>(job, " fused", &Default::default())?;
+    }
+    Ok(())
 }
 
 /// Compressed layers are timed in 16-bit floats; models of floats also as burn fuses their operations.
@@ -59,14 +79,11 @@ fn cuda(job: &mut Job<'_>) -> Result<(), BenchError> {
     briquette_kernels::register::<Cuda<half::bf16>>();
     described(job, gpu())?;
     if job.options.floats == FloatsChoice::F32 {
-        return sections::<Cuda>(job, Floats { name: "f32", timed: Timed::Eight });
+        sections::<Cuda>(job, Floats { name: "f32", timed: Timed::Eight })?;
+        return fused::<FusedCuda>(job, Floats { name: "f32 fused", timed: Timed::Floats }, true);
     }
     sections::<Cuda<half::bf16>>(job, Floats { name: "bf16", timed: Timed::All })?;
-    if job.options.wants(Section::Models) {
-        let floats = Floats { name: "bf16 fused", timed: Timed::Floats };
-        models::run::<FusedCuda<half::bf16>>(job, floats, &Default::default())?;
-    }
-    Ok(())
+    fused::<FusedCuda<half::bf16>>(job, Floats { name: "bf16 fused", timed: Timed::Floats }, false)
 }
 
 /// The GPU's name as the driver's own tool says it.
@@ -102,7 +119,7 @@ fn sections<B: Backend>(job: &mut Job<'_>, floats: Floats) -> Result<(), BenchEr
     }
     if job.options.wants(Section::Training) && floats.name == "f32" {
         eprintln!("{}: training", floats.name);
-        training::run::<Autodiff<B>>(job, &device)?;
+        training::run::<Autodiff<B>>(job, "", &device)?;
     }
     if operations || parts {
         let clock = Clock::<B>::new(&device, job.care());

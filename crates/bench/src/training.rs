@@ -28,8 +28,12 @@ const CLIPPED: f64 = 1.0;
 /// 8-bit inputs in the classifier alone: a recipe without steps is none.
 const FORMS: [(&str, Option<u32>); 3] = [("plain", None), ("W8A8", Some(8)), ("W1A8", Some(1))];
 
-/// Times all forms in turn.
-pub(crate) fn run<B: AutodiffBackend>(job: &mut Job<'_>, device: &B::Device) -> Result<(), BenchError> {
+/// Times all forms in turn. `kind` follows their names.
+pub(crate) fn run<B: AutodiffBackend>(
+    job: &mut Job<'_>,
+    kind: &str,
+    device: &B::Device,
+) -> Result<(), BenchError> {
     let TrainedSize { name, config, shape: [batch, seq], steps } = job.sizes.trained.clone();
     let config = ModelConfig::from_json(&config).map_err(|e| BenchError::Model(e.to_string()))?;
     let mut times = None;
@@ -37,13 +41,13 @@ pub(crate) fn run<B: AutodiffBackend>(job: &mut Job<'_>, device: &B::Device) -> 
     let until = job.until();
     for (at, (what, _)) in FORMS.into_iter().enumerate() {
         let times = &mut times;
-        job.measured(format!("training step {what}"), || {
+        job.measured(format!("training step {what}{kind}"), || {
             if times.is_none() {
                 let work = Turns { config: &config, shape: [batch, seq], steps, rounds, until, device };
                 *times = Some(config.run_training::<B, _>(work)?);
             }
             let found = times.as_ref().and_then(|all| all.get(at)).ok_or("no time")?;
-            let (what, model, runs) = (what.to_string(), name.to_string(), steps * found.len());
+            let (what, model, runs) = (format!("{what}{kind}"), name.to_string(), steps * found.len());
             Ok(Row::Step { what, model, batch, seq, median_ms: median(found), runs })
         })?;
     }

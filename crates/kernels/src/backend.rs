@@ -3,9 +3,13 @@
 /// The CPU; always there, needs nothing.
 pub type Cpu = burn::backend::Flex;
 
-/// Any GPU with a Vulkan driver.
+/// Any GPU with a Vulkan driver; operations are launched as they are called, as on [`Cuda`].
 #[cfg(feature = "wgpu")]
-pub type Wgpu = burn_wgpu::Vulkan;
+pub type Wgpu = burn_cubecl::CubeBackend<burn_wgpu::WgpuRuntime, f32, i32, u8>;
+
+/// Any GPU with a Vulkan driver; operations are fused as on [`FusedCuda`].
+#[cfg(feature = "wgpu")]
+pub type FusedWgpu = burn_wgpu::Vulkan;
 
 /// An NVIDIA GPU through CUDA; operations are launched as they are called.
 ///

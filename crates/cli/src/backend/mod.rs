@@ -15,7 +15,10 @@ use std::panic::AssertUnwindSafe;
 /// A command that computes, written once for every backend.
 pub(crate) trait Work {
     /// Whether some of its runs train.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "CUDA has a backend for training"))]
+    #[cfg_attr(
+        not(any(feature = "wgpu", feature = "cuda")),
+        allow(dead_code, reason = "GPUs have a backend for it")
+    )]
     const MAY_TRAIN: bool = false;
 
     fn run<B: Backend>(self, on: &On<B>) -> Result<(), CliError>;

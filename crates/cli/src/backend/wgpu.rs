@@ -2,16 +2,24 @@
 
 use super::{On, Work, start};
 use crate::error::CliError;
-use briquette_kernels::backend::{Wgpu, configure_gpu};
+use briquette_kernels::backend::{FusedWgpu, Wgpu, configure_gpu};
 use briquette_kernels::register;
 use burn::backend::Autodiff;
 use burn::prelude::Backend;
 
-pub(super) fn run(work: impl Work) -> Result<(), CliError> {
+pub(super) fn run<W: Work>(work: W) -> Result<(), CliError> {
     configure_gpu(work.trains());
-    let device = Default::default();
-    let name = Wgpu::name(&device);
-    register::<Wgpu>();
-    register::<Autodiff<Wgpu>>();
-    start::<Wgpu>(work, On { device, backend: "wgpu", name })
+    if W::MAY_TRAIN {
+        register::<FusedWgpu>();
+        register::<Autodiff<FusedWgpu>>();
+        start::<FusedWgpu>(work, on())
+    } else {
+        register::<Wgpu>();
+        start::<Wgpu>(work, on())
+    }
+}
+
+fn on<B: Backend>() -> On<B> {
+    let device = B::Device::default();
+    On { name: B::name(&device), device, backend: "wgpu" }
 }

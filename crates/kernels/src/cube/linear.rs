@@ -32,6 +32,10 @@ where
 
 /// See [`crate::product_kernel`].
 pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, floats: DType, device: &R::Device) -> String {
+    if tensor_cores::takes_one_row::<R>(product, floats, device) {
+        let inputs = if product.input.is_some() { "quantized on the way" } else { "as 16-bit whole numbers" };
+        return format!("codes multiplied in their bytes on tensor cores, inputs {inputs}");
+    }
     let in_codes = product.input.map(|_| tensor_cores::refuses_codes::<R>(product, device));
     if in_codes == Some(None) {
         return "int8 on tensor cores".into();
@@ -83,6 +87,9 @@ where
         if !tensors.into_iter().flatten().all(|x| computes_in(&x.into_primitive().tensor())) {
             let x = self.simulated();
             return activation.forward(portable::linear_packed(x, p, bias));
+        }
+        if let Some(y) = tensor_cores::one_row(&self.x, self.q, p, bias.as_ref(), activation) {
+            return y;
         }
         // Few rows too: a tile of them takes as long as the weight's way to it.
         if let Some(q) = self.q

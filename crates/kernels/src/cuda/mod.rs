@@ -3,10 +3,12 @@
 //!
 //! - [`int8`] multiplies an input's codes with a weight's codes.
 //! - [`half`] multiplies half floats with the values of a packed weight.
+//! - [`one_row`] multiplies up to four rows, quantized or not, with a packed weight's codes.
 
 mod attention;
 pub(crate) mod half;
 pub(crate) mod int8;
+pub(crate) mod one_row;
 mod source;
 pub(crate) mod variants;
 

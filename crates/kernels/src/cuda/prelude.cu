@@ -19,6 +19,12 @@ DEVICE __half from_float<__half>(float x) { return __float2half_rn(x); }
 template <>
 DEVICE __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 
+// x / scale rounded as division is, at the price of three products.
+DEVICE float divide(float x, float scale, float inverse) {
+    const float quotient = x * inverse;
+    return fmaf(fmaf(-quotient, scale, x), inverse, quotient);
+}
+
 // Two neighbours in one store.
 template <typename T>
 DEVICE void store_pair(T* to, const float* value) {

@@ -32,12 +32,6 @@ DEVICE float team_max(float x, float* memory, u32 part) {
     return x;
 }
 
-// x / scale rounded as division is, at the price of three products.
-DEVICE float divide(float x, float scale, float inverse) {
-    const float quotient = x * inverse;
-    return fmaf(fmaf(-quotient, scale, x), inverse, quotient);
-}
-
 // Eight columns as they lie in memory.
 struct alignas(8 * sizeof(IN)) Piece {
     IN value[8];

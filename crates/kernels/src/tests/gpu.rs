@@ -10,7 +10,7 @@ use super::*;
 #[cfg(feature = "cuda")]
 use crate::backend::Cuda as Gpu;
 #[cfg(not(feature = "cuda"))]
-use crate::backend::Wgpu as Gpu;
+use crate::backend::FusedWgpu as Gpu;
 
 /// Graphics processors round divisions differently: a code may be off by one where it is near a tie.
 const RELATIVE: f64 = 1e-3;

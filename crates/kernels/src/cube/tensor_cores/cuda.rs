@@ -68,6 +68,29 @@ impl Prepared {
     }
 }
 
+/// The product of up to four rows with one weight in whole numbers, if the device is for it and nothing is faster; `x` is
+/// quantized by `q`, if at all.
+pub(in crate::cube) fn one_row<B, R>(
+    x: &Tensor<B, 2>,
+    q: Option<TokenQuant>,
+    p: &PackedMatrix<B>,
+    bias: Option<&Tensor<B, 1>>,
+    activation: Activation,
+) -> Option<Tensor<B, 2>>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    // Before the tensors are looked into: what has more rows comes by here too.
+    if !cuda::one_row::suits(PackedProduct::of(x.dims()[0], q, p), x.dtype()) {
+        return None;
+    }
+    let (x, w, bias) = operands(x, p, bias)?;
+    cuda::one_row::supports(&x, &w, bias.as_ref()).ok()?;
+    let y = cuda::one_row::product(x, q, &w, bias, activation)?;
+    same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
+}
+
 /// Input, weight and bias, if they are on CUDA.
 fn operands<B, R>(
     x: &Tensor<B, 2>,
@@ -100,6 +123,16 @@ pub(in crate::cube) fn refuses_codes<R: CubeRuntime>(
 ) -> Option<String> {
     let PackedProduct { shape, code, group, .. } = product;
     refuses::<R>(device, || cuda::int8::suits(code, shape, group))
+}
+
+/// Whether a device computes a product of up to four rows in whole numbers.
+pub(in crate::cube) fn takes_one_row<R: CubeRuntime>(
+    product: PackedProduct,
+    floats: DType,
+    device: &R::Device,
+) -> bool {
+    let known = refuses::<R>(device, || Ok(())).is_none();
+    known && cuda::one_row::suits(product, floats)
 }
 
 /// How a product of half floats is computed on a device, or why not on tensor cores.

@@ -7,9 +7,11 @@ mod none;
 
 #[cfg(feature = "cuda")]
 pub(super) use cuda::{
-    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes, takes_halves,
+    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, one_row, refuses_codes,
+    takes_halves, takes_one_row,
 };
 #[cfg(not(feature = "cuda"))]
 pub(super) use none::{
-    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, refuses_codes, takes_halves,
+    Prepared, attends, attention, halves, multiplies_codes, multiplies_halves, one_row, refuses_codes,
+    takes_halves, takes_one_row,
 };

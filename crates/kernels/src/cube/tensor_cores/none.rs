@@ -45,6 +45,26 @@ impl Prepared {
     }
 }
 
+/// Nothing.
+pub(in crate::cube) fn one_row<B: Backend>(
+    _x: &Tensor<B, 2>,
+    _q: Option<TokenQuant>,
+    _p: &PackedMatrix<B>,
+    _bias: Option<&Tensor<B, 1>>,
+    _activation: Activation,
+) -> Option<Tensor<B, 2>> {
+    None
+}
+
+/// Never.
+pub(in crate::cube) fn takes_one_row<R: CubeRuntime>(
+    _product: PackedProduct,
+    _floats: DType,
+    _device: &R::Device,
+) -> bool {
+    false
+}
+
 /// Always.
 pub(in crate::cube) fn refuses_codes<R: CubeRuntime>(
     _product: PackedProduct,

@@ -2,12 +2,14 @@
 
 mod attention;
 mod few_rows;
+mod one_row;
 mod products;
 mod rows;
 
 pub(super) use attention::Attention;
 pub(super) use few_rows::FewRows;
 pub(crate) use few_rows::Shares;
+pub(super) use one_row::{OneRow, Room, Tiling};
 pub(super) use products::{HalfProduct, Int8Product, ROWS};
 pub(super) use rows::{LayOutRows, QuantizeRows, WeightCodes, WeightValues};
 
