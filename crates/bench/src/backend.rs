@@ -47,7 +47,7 @@ fn vulkan(job: &mut Job<'_>) -> Result<(), BenchError> {
     briquette_kernels::register::<Autodiff<Wgpu>>();
     described(job, Wgpu::name(&Default::default()))?;
     sections::<Wgpu>(job, Floats { name: "f32", timed: Timed::All })?;
-    fused::<FusedWgpu>(job, Floats { name: "f32 fused", timed: Timed::All }, true)
+    fused::<FusedWgpu>(job, Floats { name: "f32 fused", timed: Timed::Eight }, true)
 }
 
 /// Models, and steps of training where it trains, as burn fuses their operations.

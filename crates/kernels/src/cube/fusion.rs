@@ -4,7 +4,7 @@ mod operation;
 
 use super::linear::nothing;
 use super::one;
-use super::packed::{Form, Problem, choose};
+use super::packed::{Choice, Form, Problem, choose};
 use crate::activation::Activation;
 use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
@@ -101,7 +101,7 @@ fn products<B: FusionBackend + CompressOps>(
     register::<B>("briquette_linear", inputs, outputs, body).into_iter().map(tensor).collect()
 }
 
-/// Whether a product of `x` runs in a kernel of ours.
+/// Whether a product of `x` runs in a kernel of ours, or may.
 fn has_kernel<B: FusionBackend + CompressOps>(
     x: &Tensor<Fusion<B>, 2>,
     q: Option<TokenQuant>,
@@ -109,7 +109,7 @@ fn has_kernel<B: FusionBackend + CompressOps>(
 ) -> bool {
     let in_codes = q.is_some() && B::multiplies_codes(p.code, p.shape, p.group);
     let in_halves = B::multiplies_halves(x.dtype(), p.shape);
-    in_codes || in_halves || choose(Problem::of(x.dims()[0], p)) != Form::Unpacked
+    in_codes || in_halves || choose(Problem::of(x.dims()[0], p)) != Choice::One(Form::Unpacked)
 }
 
 /// One product, by a kernel of ours or by this layer's own operations, which fuse with what comes after.

@@ -1,7 +1,8 @@
 //! Products with packed weights: which kernels compute them, and what products of one input share.
 
 use super::activation::activate;
-use super::packed::{self, Form, Inputs, Problem, Weight};
+use super::packed::tuned::{self, Candidate, Key};
+use super::packed::{self, Choice, Form, Inputs, Problem, Weight};
 use super::tensor_cores::{self, Prepared};
 use super::{computes_in, float, rows};
 use crate::activation::Activation;
@@ -14,6 +15,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
+use std::sync::Arc;
 
 /// See [`crate::linear_all`].
 pub(super) fn linear_all<B, R>(
@@ -43,8 +45,13 @@ pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, floats: DType, devi
     let halves = tensor_cores::halves::<R>(product, floats, device);
     let form = match (&halves, packed::choose(product.into())) {
         (Ok(form), _) => (*form).into(),
-        (Err(_), Form::FewRows { rows }) => format!("codes unpacked in registers, {rows} rows at a time"),
-        (Err(_), Form::Unpacked) => "the weight unpacked to memory for a product of floats".to_string(),
+        (Err(_), Choice::One(form)) => form.to_string(),
+        (Err(_), Choice::Measured(few)) => {
+            match tuned::known(&tuned::name::<R>(device), Key::of(product, floats)) {
+                Some(form) => format!("{form}, measured to be the faster form"),
+                None => format!("{few}, or {}, as will be measured", Form::Unpacked),
+            }
+        }
     };
     match (in_codes.flatten(), halves) {
         (Some(why), _) => format!("{form}; not int8 on tensor cores: {why}"),
@@ -103,19 +110,40 @@ where
                 return y;
             }
         }
-        match packed::choose(Problem::of(rows, p)) {
-            Form::FewRows { rows } => {
-                let bias = bias.map(|bias| bias.into_primitive().tensor());
-                let dtype = self.x.dtype();
-                float(packed::few_rows(self.numbers(), Weight::of(p), bias, activation, rows, dtype))
-            }
-            Form::Unpacked => {
-                let x = self.simulated();
-                let w = float::<B, R, 2>(packed::unpack(Weight::of(p), None, x.dtype()));
-                let y = with_bias(x.matmul(w.transpose()), bias).into_primitive().tensor();
-                float(if activation == Activation::Identity { y } else { activate(y, activation) })
-            }
+        match self.form(p, bias.as_ref(), activation) {
+            Form::FewRows { rows } => few_rows(self.numbers(), p, bias, activation, rows, self.x.dtype()),
+            Form::Unpacked => unpacked(&self.simulated(), p, bias, activation),
         }
+    }
+
+    /// The form of the product with one layer's weight, measured where it depends on the device and was not yet.
+    fn form(&mut self, p: &PackedMatrix<B>, bias: Option<&Tensor<B, 1>>, activation: Activation) -> Form {
+        let few = match packed::choose(Problem::of(self.x.dims()[0], p)) {
+            Choice::One(form) => return form,
+            Choice::Measured(few) => few,
+        };
+        let x = self.x.clone().into_primitive().tensor();
+        let key = Key::of(PackedProduct::of(self.x.dims()[0], self.q, p), x.dtype);
+        if let Some(form) = tuned::known(&tuned::name::<R>(&x.device), key) {
+            return form;
+        }
+        let Form::FewRows { rows } = few else {
+            return few;
+        };
+        let (numbers, simulated) = (self.numbers(), self.simulated());
+        let (p, bias) = (p.clone(), bias.cloned());
+        let (few_p, few_bias, dtype) = (p.clone(), bias.clone(), x.dtype);
+        let in_registers: Candidate = (
+            few,
+            Arc::new(move || {
+                drop(few_rows::<B, R>(numbers.clone(), &few_p, few_bias.clone(), activation, rows, dtype));
+            }),
+        );
+        let in_memory: Candidate = (
+            Form::Unpacked,
+            Arc::new(move || drop(unpacked::<B, R>(&simulated, &p, bias.clone(), activation))),
+        );
+        tuned::faster(&x.client, &x.device, key, [in_registers, in_memory])
     }
 
     /// For kernels that multiply with a scale of each row afterwards.
@@ -141,6 +169,39 @@ where
         };
         self.simulated.get_or_insert_with(make).clone()
     }
+}
+
+/// The product that unpacks words in registers, so many rows at once.
+fn few_rows<B, R>(
+    inputs: Inputs<R>,
+    p: &PackedMatrix<B>,
+    bias: Option<Tensor<B, 1>>,
+    activation: Activation,
+    rows: usize,
+    dtype: DType,
+) -> Tensor<B, 2>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    let bias = bias.map(|bias| bias.into_primitive().tensor());
+    float(packed::few_rows(inputs, Weight::of(p), bias, activation, rows, dtype))
+}
+
+/// The product of floats with the weight unpacked to memory.
+fn unpacked<B, R>(
+    x: &Tensor<B, 2>,
+    p: &PackedMatrix<B>,
+    bias: Option<Tensor<B, 1>>,
+    activation: Activation,
+) -> Tensor<B, 2>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>, IntTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    let w = float::<B, R, 2>(packed::unpack(Weight::of(p), None, x.dtype()));
+    let y = with_bias(x.clone().matmul(w.transpose()), bias).into_primitive().tensor();
+    float(if activation == Activation::Identity { y } else { activate(y, activation) })
 }
 
 /// A product of which something is empty: nothing, or the bias in each row.

@@ -5,13 +5,12 @@ use super::source::launch;
 use super::variants::{Element, FewRows, HalfProduct, LayOutRows, Shares, WeightValues};
 use super::{
     Client, Device, Matrix, ROWS, Unsupported, Weight, aligned, known, layout, multiprocessors, neighbours,
-    tile_columns, vector,
+    scales_and_zeros, tile_columns, vector,
 };
 use crate::activation::Activation;
 use crate::packed_matrix::Code;
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_dtype;
 use cubecl::server::Handle;
 
@@ -93,8 +92,8 @@ pub(crate) fn product(x: &LaidOut, w: &Weight, bias: Option<Matrix>, activation:
 /// A weight's values in the layout that the product reads.
 fn values(w: &Weight, dtype: DType) -> Handle {
     let ([rows, columns], client) = (w.shape, &w.words.client);
-    let (words, scales) = (neighbours(w.words.clone()), into_contiguous(w.scales.clone()));
-    let zeros = w.zeros.clone().map(into_contiguous);
+    let words = neighbours(w.words.clone());
+    let (scales, zeros) = scales_and_zeros(w);
     let values = client.empty(layout(rows, columns * dtype.size()));
     let kernel = WeightValues {
         element: element(dtype),
@@ -132,8 +131,8 @@ pub(crate) fn product_of_few(
 ) -> Matrix {
     let [outputs, columns] = w.shape;
     let x = aligned(x);
-    let (words, scales) = (aligned(w.words.clone()), into_contiguous(w.scales.clone()));
-    let zeros = w.zeros.clone().map(into_contiguous);
+    let words = aligned(w.words.clone());
+    let (scales, zeros) = scales_and_zeros(w);
     let bias = bias.map(vector);
     let rows = x.meta.shape()[0];
     let kernel = FewRows {

@@ -114,6 +114,18 @@ fn vector(x: Matrix) -> Matrix {
     if x.meta.strides()[0] == 1 { x } else { into_contiguous(x) }
 }
 
+/// Scales and zeros of a weight's groups, with rows equally far apart. Where they lie apart by no more than what a device adds
+/// to rows, nothing is copied: a copy for each product would cost as much as a product of few rows.
+fn scales_and_zeros(w: &Weight) -> (Matrix, Option<Matrix>) {
+    let (scales, zeros) = (neighbours(w.scales.clone()), w.zeros.clone().map(neighbours));
+    match zeros {
+        Some(zeros) if zeros.meta.strides()[0] != scales.meta.strides()[0] => {
+            (into_contiguous(scales), Some(into_contiguous(zeros)))
+        }
+        zeros => (scales, zeros),
+    }
+}
+
 /// A tensor of any rank whose last axis has neighbours in rows that begin at multiples of 16 bytes.
 fn aligned(x: Matrix) -> Matrix {
     let strides = x.meta.strides();

@@ -2,14 +2,13 @@
 
 use super::source::{floats, launch};
 use super::variants::{Element, OneRow, Room, Tiling};
-use super::{Client, Matrix, Unsupported, Weight, aligned, known, multiprocessors, vector};
+use super::{Client, Matrix, Unsupported, Weight, aligned, known, multiprocessors, scales_and_zeros, vector};
 use crate::activation::Activation;
 use crate::packed_matrix::Code;
 use crate::product_kernel::PackedProduct;
 use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_dtype;
 
 /// Whether `x: [rows, in]` can be multiplied with `w`, and `bias` added.
@@ -60,8 +59,8 @@ pub(crate) fn product(
     let tiling = Tiling::of(bits, shape, multiprocessors);
     let room = Room::of(rows, columns, bits, tiling);
     let x = aligned(x);
-    let (words, scales) = (aligned(w.words.clone()), into_contiguous(w.scales.clone()));
-    let zeros = w.zeros.clone().map(into_contiguous);
+    let words = aligned(w.words.clone());
+    let (scales, zeros) = scales_and_zeros(w);
     let bias = bias.map(vector);
     let element = |dtype| Element::of(dtype).expect("checked by supports()");
     let tiles = shape[0].div_ceil(tiling.tile());

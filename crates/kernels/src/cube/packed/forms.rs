@@ -5,10 +5,14 @@ use super::codes::{RUN, codes_per_chunk};
 use crate::packed_matrix::PackedMatrix;
 use crate::product_kernel::PackedProduct;
 use burn::prelude::Backend;
+use std::fmt;
 
-/// Rows up to which weights are unpacked in registers: beyond, the multiplications of ordinary arithmetic units cost
-/// more than a float product with tensor cores and the weight's way through memory.
+/// Rows up to which weights are unpacked in registers on every device.
 const FEW_ROWS: usize = 16;
+
+/// Rows beyond which no device was seen on which multiplications in ordinary arithmetic units cost less than a float product
+/// and the weight's way through memory.
+const MANY_ROWS: usize = 2048;
 
 /// Cubes along an axis of a launch, at most.
 pub(super) const CUBES: usize = 65_535;
@@ -23,6 +27,24 @@ pub(in crate::cube) enum Form {
     },
     /// The weight is unpacked to memory, where the backend's own product finds it.
     Unpacked,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FewRows { rows } => write!(f, "codes unpacked in registers, {rows} rows at a time"),
+            Self::Unpacked => f.write_str("the weight unpacked to memory for a product of floats"),
+        }
+    }
+}
+
+/// What is known of a product's form before it is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cube) enum Choice {
+    /// It is the faster one on every device, or the only one.
+    One(Form),
+    /// Which is faster depends on the device: these rows at once in registers, or [`Form::Unpacked`].
+    Measured(Form),
 }
 
 /// What the form of a product follows from.
@@ -49,15 +71,19 @@ impl Problem {
 
 /// The form of a product: few rows unpack in registers, and so does a weight of one output, which burn multiplies
 /// wrongly where it fuses what follows. Groups that end within a chunk of codes are unpacked to memory.
-pub(in crate::cube) fn choose(problem: Problem) -> Form {
+pub(in crate::cube) fn choose(problem: Problem) -> Choice {
     let Problem { rows, out, coding } = problem;
     // A chunk of several runs is code for each of them: the rows are then shared out to more cubes.
     let most = FEW_ROWS * RUN / codes_per_chunk(coding.bits);
-    let few = rows <= FEW_ROWS || (out == 1 && rows.div_ceil(most) <= CUBES);
-    if coding.fits_chunks() && few {
-        Form::FewRows { rows: rows.clamp(1, most).next_power_of_two() }
+    let few = Form::FewRows { rows: rows.clamp(1, most).next_power_of_two() };
+    if !coding.fits_chunks() || rows.div_ceil(most) > CUBES {
+        Choice::One(Form::Unpacked)
+    } else if rows <= FEW_ROWS || out == 1 {
+        Choice::One(few)
+    } else if rows <= MANY_ROWS {
+        Choice::Measured(few)
     } else {
-        Form::Unpacked
+        Choice::One(Form::Unpacked)
     }
 }
 
@@ -68,7 +94,9 @@ mod tests {
 
     #[test]
     fn the_form_follows_from_rows_and_groups() {
-        let few = |rows| Form::FewRows { rows };
+        let few = |rows| Choice::One(Form::FewRows { rows });
+        let measured = |rows| Choice::Measured(Form::FewRows { rows });
+        let unpacked = Choice::One(Form::Unpacked);
         let table = [
             // rows, out, bits, group, columns, form
             (1, 4096, 4, 128, 4096, few(1)),
@@ -79,13 +107,15 @@ mod tests {
             (16, 4096, 4, 64, 4096, few(16)),
             (16, 4096, 2, 64, 4096, few(8)),
             (16, 4096, 3, 64, 4096, few(4)),
-            (17, 4096, 4, 128, 4096, Form::Unpacked),
+            (17, 4096, 4, 128, 4096, measured(16)),
+            (2048, 4096, 2, 128, 4096, measured(8)),
+            (2049, 4096, 4, 128, 4096, unpacked),
             (1000, 1, 4, 128, 4096, few(16)),
-            (2_000_000, 1, 4, 128, 4096, Form::Unpacked),
+            (2_000_000, 1, 4, 128, 4096, unpacked),
             // Rows of one scale may end anywhere; groups end with a chunk.
             (1, 768, 4, 922, 922, few(1)),
-            (1, 768, 4, 12, 96, Form::Unpacked),
-            (1, 768, 3, 48, 96, Form::Unpacked),
+            (1, 768, 4, 12, 96, unpacked),
+            (1, 768, 3, 48, 96, unpacked),
             (1, 768, 3, 32, 96, few(1)),
         ];
         for (rows, out, bits, group, columns, form) in table {

@@ -3,10 +3,11 @@
 mod codes;
 mod few_rows;
 mod forms;
+pub(super) mod tuned;
 mod unpack;
 
 pub(super) use few_rows::{Inputs, few_rows};
-pub(super) use forms::{Form, Problem, choose};
+pub(super) use forms::{Choice, Form, Problem, choose};
 pub(super) use unpack::unpack;
 
 use crate::packed_matrix::{Code, PackedMatrix};
