@@ -15,7 +15,7 @@ pub type FusedWgpu = burn_wgpu::Vulkan;
 ///
 /// A forward pass of a compressed model consists of kernels that are fused by hand. Holding its operations back to fuse
 /// them finds nothing, and costs the host more than the kernels cost the GPU: BERT-base with W8A8 and one sentence took an
-/// H200 3.1 ms on [`FusedCuda`] and takes 1.3 ms here (`docs/results/speed_h200`).
+/// H200 3.1 ms on [`FusedCuda`] and takes 1.3 to 1.5 ms here (`docs/results/speed_h200`).
 #[cfg(feature = "cuda")]
 pub type Cuda<F = f32, I = i32> = burn_cubecl::CubeBackend<cubecl_cuda::CudaRuntime, F, I, u8>;
 
