@@ -10,8 +10,8 @@ use std::fmt;
 /// Rows up to which weights are unpacked in registers on every device.
 const FEW_ROWS: usize = 16;
 
-/// Rows beyond which no device was seen on which multiplications in ordinary arithmetic units cost less than a float product
-/// and the weight's way through memory.
+/// Rows beyond which registers are not tried: the multiplications outweigh the weight's way through memory, and the backend's
+/// own product is the better one at those.
 const MANY_ROWS: usize = 2048;
 
 /// Cubes along an axis of a launch, at most.
