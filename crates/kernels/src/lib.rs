@@ -49,7 +49,7 @@ pub use ops::CompressOps;
 pub use optimizer::{AdamWState, AdamWStep, adamw, clip_factor};
 pub use packed_matrix::{Code, PackedMatrix};
 pub use packing::{pack_rows, unpack_rows, words_per_row};
-pub use product_kernel::{PackedProduct, product_kernel};
+pub use product_kernel::{PackedConvolution, PackedProduct, convolution_kernel, product_kernel};
 pub use quantize::{
     QuantizedRows, TokenQuant, fake_binarize_rows, fake_quantize_rows, fake_ternarize_rows, quantize_rows,
     round_half_even, rows_in_one_pass,

@@ -8,7 +8,7 @@ use crate::nodes;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::{Code, PackedMatrix};
 use crate::portable;
-use crate::product_kernel::{PORTABLE, PackedProduct};
+use crate::product_kernel::{FLOAT_CONVOLUTION, PORTABLE, PackedConvolution, PackedProduct};
 use crate::quantize::{QuantizedRows, TokenQuant};
 use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Autodiff;
@@ -231,6 +231,11 @@ pub trait CompressOps: Backend {
     /// See [`crate::product_kernel`].
     fn product_kernel(_product: PackedProduct, _device: &Self::Device) -> String {
         PORTABLE.into()
+    }
+
+    /// See [`crate::convolution_kernel`].
+    fn convolution_kernel(_convolution: PackedConvolution) -> String {
+        FLOAT_CONVOLUTION.into()
     }
 
     /// See [`crate::embedding_packed`].

@@ -10,7 +10,7 @@ use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::optimizer::{AdamWState, AdamWStep};
 use crate::packed_matrix::PackedMatrix;
-use crate::product_kernel::PackedProduct;
+use crate::product_kernel::{PackedConvolution, PackedProduct};
 use crate::quantize::{QuantizedRows, TokenQuant};
 use crate::sparse_matrix::SparseMatrix;
 use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
@@ -79,6 +79,7 @@ pub(crate) struct Ops<B: Backend> {
     pub(crate) repeats_residual: fn() -> bool,
     pub(crate) add_layer_norm: AddLayerNorm<B>,
     pub(crate) product_kernel: fn(PackedProduct, &B::Device) -> String,
+    pub(crate) convolution_kernel: fn(PackedConvolution) -> String,
     pub(crate) embedding_packed: fn(&PackedMatrix<B>, Tensor<B, 2, Int>) -> Tensor<B, 3>,
     pub(crate) layer_norm: LayerNorm<B>,
     pub(crate) gelu: fn(Tensor<B, 2>) -> Tensor<B, 2>,
@@ -114,6 +115,7 @@ impl<B: CompressOps> Ops<B> {
             repeats_residual: <B as CompressOps>::repeats_residual,
             add_layer_norm: <B as CompressOps>::add_layer_norm,
             product_kernel: <B as CompressOps>::product_kernel,
+            convolution_kernel: <B as CompressOps>::convolution_kernel,
             embedding_packed: <B as CompressOps>::embedding_packed,
             layer_norm: <B as CompressOps>::layer_norm,
             gelu: <B as CompressOps>::gelu,

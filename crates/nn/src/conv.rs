@@ -4,7 +4,7 @@ use crate::module::{drop_in_module, needs::*};
 use crate::slots::{InputSlot, PackedSlot, simulate};
 use crate::{Compressible, Initializer, LayerMut, LayerPath, PaddingConfig2d};
 use briquette_core::{InputObserver, InputQuantization};
-use briquette_kernels::{self as kernels, ConvolutionTail, PackedMatrix, TokenQuant};
+use briquette_kernels::{self as kernels, ConvolutionTail, PackedConvolution, PackedMatrix, TokenQuant};
 use burn::config::Config;
 use burn::module::Param;
 use burn::nn::conv::Conv2dRecord;
@@ -133,6 +133,12 @@ impl<B: Backend> Conv2d<B> {
                 kernels::conv2d_then(simulate_images(input, quant), self.value(), bias, options, tail)
             }
         }
+    }
+
+    /// The convolution with the packed weight, if the layer has one.
+    pub fn packed_convolution(&self) -> Option<PackedConvolution> {
+        let packed = self.packed.get()?;
+        Some(PackedConvolution::of(self.groups, self.input.token_quant(), packed))
     }
 
     fn options(&self, input: &Tensor<B, 4>) -> PaddedConvOptions<2> {

@@ -37,7 +37,7 @@ use crate::linear::PackedLayer;
 use crate::ops::CompressOps;
 use crate::packed_matrix::PackedMatrix;
 use crate::portable;
-use crate::product_kernel::PackedProduct;
+use crate::product_kernel::{PackedConvolution, PackedProduct};
 use crate::quantize::{QuantizedRows, TokenQuant};
 use crate::sparse_matrix::SparseMatrix;
 use burn::backend::Flex;
@@ -175,6 +175,14 @@ impl CompressOps for Flex {
                 format!("float tiles, {unit}, panels unpacked on the way")
             }
             None => "gemm on blocks unpacked on the way".into(),
+        }
+    }
+
+    fn convolution_kernel(convolution: PackedConvolution) -> String {
+        let unit = Unit::best().name();
+        match convolution::refuses(convolution) {
+            None => format!("int8 tiles, {unit}"),
+            Some(why) => format!("float tiles of the unpacked weight, {unit}; not int8: {why}"),
         }
     }
 

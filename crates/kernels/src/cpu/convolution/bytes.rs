@@ -13,6 +13,7 @@ use super::super::simd::vectorised;
 use super::super::tile::{BytePanel, DEPTH, HEIGHT, LONGEST, Tile, Unit, WIDTH};
 use super::{Pixels, Weight};
 use crate::packed_matrix::{Code, PackedMatrix};
+use crate::product_kernel::PackedConvolution;
 use crate::quantize::TokenQuant;
 use burn::backend::Flex;
 use std::sync::Arc;
@@ -23,11 +24,20 @@ pub(super) type Quad = [u8; DEPTH];
 /// The code of zero.
 const ZERO: u8 = 128;
 
-/// Whether a convolution of such codes with such a weight has one sum and one scale for each output.
-pub(super) fn suits(q: TokenQuant, weight: &PackedMatrix<Flex>, groups: usize) -> bool {
-    let [_, columns] = weight.shape;
-    let fits = columns.next_multiple_of(DEPTH) * DEPTH <= LONGEST;
-    groups == 1 && q.symmetric && weight.code != Code::Asymmetric && weight.group == columns && fits
+/// Why a convolution has not one sum of whole numbers and one scale for each output, if it has not.
+pub(in crate::cpu) fn refuses(convolution: PackedConvolution) -> Option<&'static str> {
+    let PackedConvolution { shape: [_, columns], code, group, groups, input } = convolution;
+    let Some(q) = input else {
+        return Some("inputs are floats");
+    };
+    let reasons = [
+        (groups != 1, "channels are in several groups"),
+        (!q.symmetric, "inputs have a zero point"),
+        (code == Code::Asymmetric, "the weight has zero points"),
+        (group != columns, "an output has several scales"),
+        (columns.next_multiple_of(DEPTH) * DEPTH > LONGEST, "an output has more inputs than a sum holds"),
+    ];
+    reasons.into_iter().find(|(holds, _)| *holds).map(|(_, why)| why)
 }
 
 /// Signed codes of a weight, in the order in which pixels are read.

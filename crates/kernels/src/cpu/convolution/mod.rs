@@ -17,10 +17,12 @@ use super::parallel::{self, Shared};
 use super::tile::{DEPTH, HEIGHT, Starts, Tile, Unit, WIDTH};
 use crate::convolution::ConvolutionTail;
 use crate::packed_matrix::PackedMatrix;
+use crate::product_kernel::PackedConvolution;
 use crate::quantize::TokenQuant;
 use burn::backend::Flex;
 use burn::prelude::*;
 use burn::tensor::ops::PaddedConvOptions;
+pub(super) use bytes::refuses;
 use bytes::{ByteWeight, Bytes};
 use finish::{Block, Finish};
 use floats::FloatWeight;
@@ -105,7 +107,8 @@ pub(crate) fn in_integers(
     options: &PaddedConvOptions<2>,
 ) -> bool {
     let native = [weight.shape[0], x[1], kernel[0], kernel[1]];
-    suits(x, native, options) && bytes::suits(q, weight, options.options.groups)
+    let convolution = PackedConvolution::of(options.options.groups, Some(q), weight);
+    suits(x, native, options) && bytes::refuses(convolution).is_none()
 }
 
 /// Whether all sizes of a convolution are such that there is something to compute.
