@@ -1,27 +1,12 @@
 //! NVIDIA GPUs.
 
-use super::{On, Work, start};
+use super::{Work, on_gpu};
 use crate::error::CliError;
-use briquette_kernels::backend::{Cuda, FusedCuda, configure_gpu};
-use briquette_kernels::register;
-use burn::backend::Autodiff;
-use burn::prelude::Backend;
+use briquette_kernels::backend::{Cuda, FusedCuda};
 use std::process::Command;
 
 pub(super) fn run<W: Work>(work: W) -> Result<(), CliError> {
-    configure_gpu(work.trains());
-    if W::MAY_TRAIN {
-        register::<FusedCuda>();
-        register::<Autodiff<FusedCuda>>();
-        start::<FusedCuda>(work, on())
-    } else {
-        register::<Cuda>();
-        start::<Cuda>(work, on())
-    }
-}
-
-fn on<B: Backend>() -> On<B> {
-    On { device: Default::default(), backend: "cuda", name: gpu() }
+    on_gpu::<Cuda, FusedCuda, W>(work, "cuda", gpu)
 }
 
 /// The GPU's name as the driver's own tool says it.

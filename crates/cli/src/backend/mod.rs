@@ -8,6 +8,8 @@ mod wgpu;
 
 use crate::args::BackendChoice;
 use crate::error::CliError;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use briquette_kernels::{CompressOps, backend::configure_gpu, register};
 use burn::backend::Autodiff;
 use burn::prelude::*;
 use std::panic::AssertUnwindSafe;
@@ -62,6 +64,26 @@ fn start<B: Backend>(work: impl Work, on: On<B>) -> Result<(), CliError> {
     match answer {
         Ok(_) => work.run(&on),
         Err(_) => Err(CliError::Backend(format!("`{}`: no device of this kind answers here", on.backend))),
+    }
+}
+
+/// Runs `work` on a GPU: launching operations as they are called, or on the backend for training where it may train.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn on_gpu<Forward, Training, W>(work: W, backend: &'static str, name: fn() -> String) -> Result<(), CliError>
+where
+    Forward: CompressOps,
+    Training: CompressOps,
+    Autodiff<Training>: CompressOps,
+    W: Work,
+{
+    configure_gpu(work.trains());
+    if W::MAY_TRAIN {
+        register::<Training>();
+        register::<Autodiff<Training>>();
+        start::<Training>(work, On { device: Default::default(), backend, name: name() })
+    } else {
+        register::<Forward>();
+        start::<Forward>(work, On { device: Default::default(), backend, name: name() })
     }
 }
 

@@ -46,12 +46,10 @@ pub(super) fn kernel<R: CubeRuntime>(product: PackedProduct, floats: DType, devi
     let form = match (&halves, packed::choose(product.into())) {
         (Ok(form), _) => (*form).into(),
         (Err(_), Choice::One(form)) => form.to_string(),
-        (Err(_), Choice::Measured(few)) => {
-            match tuned::known(&tuned::name::<R>(device), Key::of(product, floats)) {
-                Some(form) => format!("{form}, measured to be the faster form"),
-                None => format!("{few}, or {}, as will be measured", Form::Unpacked),
-            }
-        }
+        (Err(_), Choice::Measured { rows }) => match tuned::known::<R>(device, Key::of(product, floats)) {
+            Some(form) => format!("{form}, measured to be the faster form"),
+            None => format!("{}, or {}, as will be measured", Form::FewRows { rows }, Form::Unpacked),
+        },
     };
     match (in_codes.flatten(), halves) {
         (Some(why), _) => format!("{form}; not int8 on tensor cores: {why}"),
@@ -118,23 +116,20 @@ where
 
     /// The form of the product with one layer's weight, measured where it depends on the device and was not yet.
     fn form(&mut self, p: &PackedMatrix<B>, bias: Option<&Tensor<B, 1>>, activation: Activation) -> Form {
-        let few = match packed::choose(Problem::of(self.x.dims()[0], p)) {
+        let rows = match packed::choose(Problem::of(self.x.dims()[0], p)) {
             Choice::One(form) => return form,
-            Choice::Measured(few) => few,
+            Choice::Measured { rows } => rows,
         };
         let x = self.x.clone().into_primitive().tensor();
         let key = Key::of(PackedProduct::of(self.x.dims()[0], self.q, p), x.dtype);
-        if let Some(form) = tuned::known(&tuned::name::<R>(&x.device), key) {
+        if let Some(form) = tuned::known::<R>(&x.device, key) {
             return form;
         }
-        let Form::FewRows { rows } = few else {
-            return few;
-        };
         let (numbers, simulated) = (self.numbers(), self.simulated());
         let (p, bias) = (p.clone(), bias.cloned());
         let (few_p, few_bias, dtype) = (p.clone(), bias.clone(), x.dtype);
         let in_registers: Candidate = (
-            few,
+            Form::FewRows { rows },
             Arc::new(move || {
                 drop(few_rows::<B, R>(numbers.clone(), &few_p, few_bias.clone(), activation, rows, dtype));
             }),

@@ -62,15 +62,6 @@ DEVICE u32 pair_of(u32 word, u32 n) {
 #endif
 }
 
-// Loads stand in instructions of their own, so that all of them are on their way before the first product waits.
-DEVICE uint4 load_words(const uint4* from) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(from));
-    return v;
-}
-
 // The inputs of a thread's piece of a row.
 struct Inputs {
     u32 pair[PIECE / 2];

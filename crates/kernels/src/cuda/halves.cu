@@ -47,3 +47,12 @@ DEVICE RawScale load_scale(const SCALE* from) {
     }
     return {bits};
 }
+
+// Loads stand in instructions of their own, so that all of them are on their way before the first product waits.
+DEVICE uint4 load_words(const uint4* from) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
+    return v;
+}

@@ -1,10 +1,10 @@
 //! Products of codes: an input is quantized straight into the layout that the product reads, a weight is brought into it once.
 
-use super::source::{floats, launch};
+use super::source::launch;
 use super::variants::{Element, Int8Product, QuantizeRows, WeightCodes};
 use super::{
-    BLOCK_BYTES as BLOCK, Client, Device, Matrix, ROWS, Unsupported, Weight, known, layout, multiprocessors,
-    neighbours, tile_columns, vector,
+    BLOCK_BYTES as BLOCK, Client, Device, Matrix, ROWS, Unsupported, Weight, how_to_quantize, known, layout,
+    multiprocessors, neighbours, tile_columns, vector,
 };
 use crate::activation::Activation;
 use crate::packed_matrix::Code;
@@ -61,18 +61,9 @@ pub(crate) fn quantize(x: Matrix, q: TokenQuant) -> Quantized {
     let codes = client.empty(layout(rows, columns));
     let scale = client.empty(rows * size_of::<f32>());
     let shift = (!q.symmetric).then(|| client.empty(rows * size_of::<f32>()));
-    let (low, high) = q.code_limits();
-    let offset = if q.symmetric { 0.0 } else { q.levels() / 2.0 };
-    let (fixed, zero_point) = q.range.map_or((1.0, 0.0), |(min, max)| q.scale_and_zero_point(min, max));
-    let info = vec![
-        rows as u64,
-        columns as u64,
-        columns.div_ceil(BLOCK) as u64,
-        x.meta.strides()[0] as u64,
-        floats(low, high),
-        floats(q.divisor(), fixed),
-        floats(zero_point, offset),
-    ];
+    let mut info =
+        vec![rows as u64, columns as u64, columns.div_ceil(BLOCK) as u64, x.meta.strides()[0] as u64];
+    info.extend(how_to_quantize(q));
     let mut buffers = vec![x.handle.binding(), codes.clone().binding(), scale.clone().binding()];
     buffers.extend(shift.clone().map(Handle::binding));
     launch(&client, kernel, (rows as u32).div_ceil(kernel.rows()), buffers, info);

@@ -13,6 +13,7 @@ mod source;
 pub(crate) mod variants;
 
 use crate::packed_matrix::{Code, Prepared};
+use crate::quantize::TokenQuant;
 pub(crate) use attention::{attention, supports as supports_attention};
 use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -20,6 +21,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::ComputeClient;
 use cubecl::features::Tma;
 use cubecl_cuda::CudaRuntime;
+use source::floats;
 use thiserror::Error;
 use variants::{Element, QuantizeRows, ROWS};
 
@@ -124,6 +126,15 @@ fn scales_and_zeros(w: &Weight) -> (Matrix, Option<Matrix>) {
         }
         zeros => (scales, zeros),
     }
+}
+
+/// What kernels are told of a quantization: limits of codes, divisor of the range and fixed scale, zero point and offset.
+fn how_to_quantize(q: TokenQuant) -> [u64; 3] {
+    let (low, high) = q.code_limits();
+    let (scale, zero_point) = q.range.map_or((1.0, 0.0), |(min, max)| q.scale_and_zero_point(min, max));
+    // Unsigned codes less this fit a signed byte.
+    let offset = if q.symmetric { 0.0 } else { q.levels() / 2.0 };
+    [floats(low, high), floats(q.divisor(), scale), floats(zero_point, offset)]
 }
 
 /// A tensor of any rank whose last axis has neighbours in rows that begin at multiples of 16 bytes.

@@ -31,15 +31,6 @@ DEVICE void multiply(u32 (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Loads stand in instructions of their own, so that all of them are on their way before the first product waits.
-DEVICE uint4 load_words(const uint4* from) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(from));
-    return v;
-}
-
 // A step of a tile's outputs, on its way. A thread has outputs eight apart.
 struct Ahead {
     uint4 packed[2 * OUTPUTS];

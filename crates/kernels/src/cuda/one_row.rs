@@ -1,8 +1,8 @@
 //! Products of up to four rows with packed weights, in whole numbers: codes are multiplied where they lie in their bytes.
 
-use super::source::{floats, launch};
+use super::source::launch;
 use super::variants::{Element, OneRow, Room, Tiling};
-use super::{Client, Matrix, Unsupported, Weight, aligned, known, multiprocessors, scales_and_zeros, vector};
+use super::{Client, Matrix, Weight, aligned, how_to_quantize, multiprocessors, scales_and_zeros, vector};
 use crate::activation::Activation;
 use crate::packed_matrix::Code;
 use crate::product_kernel::PackedProduct;
@@ -10,12 +10,6 @@ use crate::quantize::TokenQuant;
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn_cubecl::ops::numeric::empty_device_dtype;
-
-/// Whether `x: [rows, in]` can be multiplied with `w`, and `bias` added.
-pub(crate) fn supports(x: &Matrix, w: &Weight, bias: Option<&Matrix>) -> Result<(), Unsupported> {
-    known(x, w, bias)?;
-    super::half::suits(x.dtype, w.shape)
-}
 
 /// Whether this is the fastest way to multiply floats of a type.
 pub(crate) fn suits(product: PackedProduct, floats: DType) -> bool {
@@ -41,20 +35,17 @@ fn most_inputs(rows: usize, bits: u32, input: Option<TokenQuant>) -> usize {
     }
 }
 
-/// `x w^T + bias`, then `activation`: `[rows, out]` of the type that the input has, which must be [supported](supports).
-/// `None` where others are faster.
+/// `x w^T + bias`, then `activation`: `[rows, out]` of the type that the input has. The product must
+/// [suit](suits), and the tensors be [supported](super::half::supports).
 pub(crate) fn product(
     x: Matrix,
     q: Option<TokenQuant>,
     w: &Weight,
     bias: Option<Matrix>,
     activation: Activation,
-) -> Option<Matrix> {
+) -> Matrix {
     let [rows, columns] = x.meta.shape().dims();
     let Weight { shape, bits, code, group, .. } = *w;
-    if !suits(PackedProduct { rows, shape, bits, code, group, input: q }, x.dtype) {
-        return None;
-    }
     let multiprocessors = multiprocessors(&x.client);
     let tiling = Tiling::of(bits, shape, multiprocessors);
     let room = Room::of(rows, columns, bits, tiling);
@@ -83,25 +74,14 @@ pub(crate) fn product(
     let mut info = vec![rows as u64, columns as u64, shape[0] as u64];
     info.extend([&x, &words, &scales, &y].map(|x| x.meta.strides()[0] as u64));
     info.extend([room.raw, room.parts, room.part_bytes].map(|bytes| bytes as u64));
-    info.extend(how_to_quantize(q));
+    info.extend(q.map_or([0; 3], how_to_quantize));
     let client: Client = x.client.clone();
     let mut buffers = vec![x.handle.binding(), words.handle.binding(), scales.handle.binding()];
     buffers.extend(zeros.map(|zeros| zeros.handle.binding()));
     buffers.extend(bias.map(|bias| bias.handle.binding()));
     buffers.push(y.handle.clone().binding());
     launch(&client, kernel, tiles.min(at_once) as u32, buffers, info);
-    Some(y)
-}
-
-/// Limits of codes, what a range is divided by, and scale, zero point and offset of codes: see `quantize_rows.cu`.
-fn how_to_quantize(q: Option<TokenQuant>) -> [u64; 3] {
-    let Some(q) = q else {
-        return [0; 3];
-    };
-    let (low, high) = q.code_limits();
-    let (scale, zero_point) = q.range.map_or((1.0, 0.0), |(min, max)| q.scale_and_zero_point(min, max));
-    let offset = if q.symmetric { 0.0 } else { q.levels() / 2.0 };
-    [floats(low, high), floats(q.divisor(), scale), floats(zero_point, offset)]
+    y
 }
 
 #[cfg(test)]

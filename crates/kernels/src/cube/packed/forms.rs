@@ -43,8 +43,11 @@ impl fmt::Display for Form {
 pub(in crate::cube) enum Choice {
     /// It is the faster one on every device, or the only one.
     One(Form),
-    /// Which is faster depends on the device: these rows at once in registers, or [`Form::Unpacked`].
-    Measured(Form),
+    /// Which is faster depends on the device: [`Form::FewRows`] of so many, or [`Form::Unpacked`].
+    Measured {
+        /// Of [`Form::FewRows`].
+        rows: usize,
+    },
 }
 
 /// What the form of a product follows from.
@@ -75,13 +78,13 @@ pub(in crate::cube) fn choose(problem: Problem) -> Choice {
     let Problem { rows, out, coding } = problem;
     // A chunk of several runs is code for each of them: the rows are then shared out to more cubes.
     let most = FEW_ROWS * RUN / codes_per_chunk(coding.bits);
-    let few = Form::FewRows { rows: rows.clamp(1, most).next_power_of_two() };
+    let at_once = rows.clamp(1, most).next_power_of_two();
     if !coding.fits_chunks() || rows.div_ceil(most) > CUBES {
         Choice::One(Form::Unpacked)
     } else if rows <= FEW_ROWS || out == 1 {
-        Choice::One(few)
+        Choice::One(Form::FewRows { rows: at_once })
     } else if rows <= MANY_ROWS {
-        Choice::Measured(few)
+        Choice::Measured { rows: at_once }
     } else {
         Choice::One(Form::Unpacked)
     }
@@ -95,7 +98,7 @@ mod tests {
     #[test]
     fn the_form_follows_from_rows_and_groups() {
         let few = |rows| Choice::One(Form::FewRows { rows });
-        let measured = |rows| Choice::Measured(Form::FewRows { rows });
+        let measured = |rows| Choice::Measured { rows };
         let unpacked = Choice::One(Form::Unpacked);
         let table = [
             // rows, out, bits, group, columns, form

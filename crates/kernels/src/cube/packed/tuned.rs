@@ -49,9 +49,9 @@ pub(in crate::cube) type Candidate = (Form, Arc<dyn Fn() + Send + Sync>);
 static FOUND: LazyLock<RwLock<HashMap<(String, Key), Form>>> = LazyLock::new(RwLock::default);
 
 /// What was found faster on a device, if that is known.
-pub(in crate::cube) fn known(device: &str, key: Key) -> Option<Form> {
+pub(in crate::cube) fn known<R: CubeRuntime>(device: &R::Device, key: Key) -> Option<Form> {
     let found = FOUND.read().unwrap_or_else(PoisonError::into_inner);
-    found.get(&(device.to_string(), key)).copied()
+    found.get(&(name::<R>(device), key)).copied()
 }
 
 /// The faster of two candidates, which are computed a few times where that is not known yet.
@@ -79,7 +79,7 @@ pub(in crate::cube) fn faster<R: CubeRuntime>(
 }
 
 /// What tells devices apart.
-pub(in crate::cube) fn name<R: CubeRuntime>(device: &R::Device) -> String {
+fn name<R: CubeRuntime>(device: &R::Device) -> String {
     format!("{} {device:?}", std::any::type_name::<R>())
 }
 

@@ -86,8 +86,8 @@ where
         return None;
     }
     let (x, w, bias) = operands(x, p, bias)?;
-    cuda::one_row::supports(&x, &w, bias.as_ref()).ok()?;
-    let y = cuda::one_row::product(x, q, &w, bias, activation)?;
+    cuda::half::supports(&x, &w, bias.as_ref()).ok()?;
+    let y = cuda::one_row::product(x, q, &w, bias, activation);
     same::<_, CubeTensor<R>>(y).map(float::<B, R, 2>)
 }
 
